@@ -1,0 +1,1 @@
+"""What happened: events, sessions, the worker's store, the lake, training windows."""

@@ -1,0 +1,150 @@
+"""An event, where it came from, and the row that both become."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import msgspec
+
+EventType = Literal["browse", "view", "click", "search", "cart", "remove", "checkout", "purchase", "impression"]
+TYPES: tuple[str, ...] = get_args(EventType)
+ENGAGED = frozenset({"click", "view", "cart", "purchase"})  # what counts as wanting an item
+NEEDS_ITEM = frozenset({"view", "click", "cart", "remove", "impression"})  # item_id or category must be there
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One thing one person did; instants are epoch milliseconds, `category` is a path `Sports > Shoes`."""
+
+    event_id: str
+    type: EventType
+    user_id: str
+    ts_ms: int
+    session_id: str | None = None  # the producer's own, if it has one
+    item_id: str | None = None
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    quantity: int | None = None
+    position: int | None = None
+    query: str | None = None  # None on a search: withheld
+    prediction_id: str | None = None
+    consent: bool = True
+    properties: str | None = None  # all other fields of the message, as one JSON object
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """Where an event came from: its identity. `n` is its place among the events of one message."""
+
+    topic: str  # `<topic>@<log id>`
+    partition: int
+    offset: int
+    n: int
+    record_ms: int  # Kafka's timestamp: its arrival
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """An accepted event as everything downstream reads it."""
+
+    event: Event
+    origin: Origin
+    session_id: str  # as folded at arrival; a later merge does not change it
+    late: bool = False  # behind the watermark: never a cut
+    seen: int = 1  # rows of its session in memory when it was folded, itself included: what the scorer saw
+    absorbs: tuple[str, ...] = ()  # sessions of the same user that this row merged into its own
+
+    @property
+    def scorable(self) -> bool:
+        """Whether a prediction may be made after this row (and a cut taken at it)."""
+        return self.event.consent and not self.late
+
+
+class Session(msgspec.Struct):
+    """One person's stretch of activity, mutable while it is open; `rows` in order of arrival."""
+
+    session_id: str
+    user_id: str
+    first_ms: int
+    last_ms: int
+    rows: list[Row]  # the newest `sessions.CAP`
+    count: int = 0  # all rows, those no longer in memory included
+    own_id: bool = False  # the producer named it: gaps do not split it
+
+
+# The columns of the store and the lake, in order: name, DuckDB type. One list, so that the two never differ.
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("topic", "VARCHAR"),
+    ("partition", "INTEGER"),
+    ("offset", "BIGINT"),
+    ("n", "INTEGER"),
+    ("record_ms", "BIGINT"),
+    ("event_id", "VARCHAR"),
+    ("type", "VARCHAR"),
+    ("user_id", "VARCHAR"),
+    ("ts_ms", "BIGINT"),
+    ("own_session_id", "VARCHAR"),  # the producer's own
+    ("item_id", "VARCHAR"),
+    ("title", "VARCHAR"),
+    ("category", "VARCHAR"),
+    ("brand", "VARCHAR"),
+    ("price", "DOUBLE"),
+    ("currency", "VARCHAR"),
+    ("quantity", "BIGINT"),
+    ("position", "BIGINT"),
+    ("query", "VARCHAR"),
+    ("prediction_id", "VARCHAR"),
+    ("consent", "BOOLEAN"),
+    ("properties", "VARCHAR"),
+    ("session_id", "VARCHAR"),
+    ("late", "BOOLEAN"),
+    ("seen", "INTEGER"),
+    ("absorbs", "VARCHAR[]"),
+)
+
+
+def to_columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """Rows as one list a column, in the order of `COLUMNS`."""
+    e = [r.event for r in rows]
+    o = [r.origin for r in rows]
+    return {
+        "topic": [x.topic for x in o],
+        "partition": [x.partition for x in o],
+        "offset": [x.offset for x in o],
+        "n": [x.n for x in o],
+        "record_ms": [x.record_ms for x in o],
+        "event_id": [x.event_id for x in e],
+        "type": [x.type for x in e],
+        "user_id": [x.user_id for x in e],
+        "ts_ms": [x.ts_ms for x in e],
+        "own_session_id": [x.session_id for x in e],
+        "item_id": [x.item_id for x in e],
+        "title": [x.title for x in e],
+        "category": [x.category for x in e],
+        "brand": [x.brand for x in e],
+        "price": [x.price for x in e],
+        "currency": [x.currency for x in e],
+        "quantity": [x.quantity for x in e],
+        "position": [x.position for x in e],
+        "query": [x.query for x in e],
+        "prediction_id": [x.prediction_id for x in e],
+        "consent": [x.consent for x in e],
+        "properties": [x.properties for x in e],
+        "session_id": [r.session_id for r in rows],
+        "late": [r.late for r in rows],
+        "seen": [r.seen for r in rows],
+        "absorbs": [list(r.absorbs) for r in rows],
+    }
+
+
+def from_record(record: tuple[Any, ...]) -> Row:
+    """A row from one record with the fields of `COLUMNS` in order (`SELECT` them by name)."""
+    topic, partition, offset, n, record_ms, event_id, type_, user_id, ts_ms, own = record[:10]
+    item_id, title, category, brand, price, currency, quantity, position, query, prediction_id = record[10:20]
+    consent, properties, session_id, late, seen, absorbs = record[20:26]
+    event = Event(
+        event_id=event_id, type=type_, user_id=user_id, ts_ms=ts_ms, session_id=own, item_id=item_id, title=title,
+        category=category, brand=brand, price=price, currency=currency, quantity=quantity, position=position,
+        query=query, prediction_id=prediction_id, consent=consent, properties=properties,
+    )  # fmt: skip
+    return Row(event, Origin(topic, partition, offset, n, record_ms), session_id, late, seen, tuple(absorbs or ()))

@@ -1,0 +1,1 @@
+"""All of Kafka: topics, codec, transport, agents, control log, clients."""

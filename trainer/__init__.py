@@ -1,0 +1,1 @@
+"""The model and how it gets better; knows no Kafka."""
