@@ -1,0 +1,187 @@
+"""The lake holds every row once, whoever wrote it how often."""
+
+import tempfile
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore import events, lake
+from featurestore.events import Event, Origin, Row
+from featurestore.lake import Lake, LakeProgress, PartitionKey
+
+KEY = PartitionKey("shop@log1", 3)
+
+
+def row(offset: int, user: str = "u", n: int = 0, key: PartitionKey = KEY, ts_ms: int | None = None) -> Row:
+    """A view of item `i<offset>` at second `offset`."""
+    ts_ms = offset * 1000 if ts_ms is None else ts_ms
+    event = Event(event_id=f"e{offset}.{n}", type="view", user_id=user, ts_ms=ts_ms, item_id=f"i{offset}")
+    return Row(event, Origin(key.topic, key.partition, offset, n, ts_ms), "s", absorbs=("x", "y"))
+
+
+def table(rows: list[Row]) -> pa.Table:
+    """Rows as the store flushes them."""
+    return pa.table(events.to_columns(rows), schema=lake.SCHEMA)
+
+
+def put(store: Lake, first: int, nxt: int, users: tuple[str, ...] = ("u",), key: PartitionKey = KEY) -> Path | None:
+    """Writes the segment [first, nxt) with a row at every even offset."""
+    rows = [row(o, users[o // 2 % len(users)], key=key) for o in range(first, nxt) if o % 2 == 0]
+    return store.write(key, first, nxt, table(rows), LakeProgress(next=nxt, watermark_ms=nxt * 1000, stored=nxt))
+
+
+def offsets(cover: lake.Cover, key: PartitionKey | None = None) -> list[int]:
+    """The offsets that a cover yields."""
+    return [r.origin.offset for r in cover.rows(key)]
+
+
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=8),
+    above=st.integers(-1, 40),
+)
+@settings(max_examples=40, deadline=None)
+def test_cover_yields_every_row_once_whatever_overlaps(cuts: list[tuple[int, int]], above: int) -> None:
+    """Whatever ranges are flushed twice, nested or overlapping, a row comes once; the first hole ends it."""
+    with tempfile.TemporaryDirectory() as root:
+        store = Lake(Path(root), "w")
+        for first, length in cuts:
+            put(store, first, first + length)
+        cover = store.cover({KEY: above} if above >= 0 else {})
+        held = sorted({o for first, length in cuts for o in range(first, first + length) if o > above})
+        run = held[:1]
+        for o in held[1:]:
+            if o != run[-1] + 1:
+                break
+            run.append(o)
+        assert offsets(cover) == [o for o in run if o % 2 == 0]
+        assert cover.end[KEY] == (run[-1] if run else above) + 1
+        con = duckdb.connect()
+        assert con.execute(f"SELECT count(*) FROM ({cover.relation(['user_id'])})").fetchall() == [
+            (len(offsets(cover)),)
+        ]
+        con.close()
+        assert not run or cover.progress[KEY].next <= cover.end[KEY]
+
+
+def test_row_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Every field of a row survives the lake."""
+    store = Lake(tmp_path, "w")
+    event = Event(
+        event_id="é", type="search", user_id="o'neil", ts_ms=5, session_id="own", query="シューズ", price=1.5,
+        quantity=2, consent=False, properties='{"a":1}',
+    )  # fmt: skip
+    kept = Row(event, Origin(KEY.topic, KEY.partition, 7, 2, 9), "s", True, 4, ("a", "b"))
+    store.write_rows(KEY, 0, [kept])
+    assert store.cover().rows() == [kept]
+    assert store.cover(forgotten=["o'neil"]).rows() == []
+
+
+def test_gap_ends_the_cover_and_is_said(tmp_path: Path) -> None:
+    """Rows behind a hole are not read, and neither is the watermark that speaks of them."""
+    store = Lake(tmp_path, "w")
+    for first in (0, 10, 30):
+        put(store, first, first + 10)
+    cover = store.cover()
+    assert max(offsets(cover)) == 18
+    assert cover.end == {KEY: 20}
+    assert "ends at offset 20, the next segment begins at 30" in cover.gaps[0]
+    assert cover.progress[KEY].watermark_ms == 20_000
+
+
+def test_segment_of_rejected_events_only_carries_the_cover_on(tmp_path: Path) -> None:
+    """A read range without a row is a segment all the same."""
+    store = Lake(tmp_path, "w")
+    put(store, 0, 4)
+    store.write(KEY, 4, 9, table([]), LakeProgress(next=9, rejected=5))
+    put(store, 9, 11)
+    assert offsets(store.cover()) == [0, 2, 10]
+    assert store.cover().gaps == ()
+
+
+def test_row_outside_its_segment_is_refused(tmp_path: Path) -> None:
+    """A segment's name never lies about what is in it."""
+    with pytest.raises(ValueError, match="do not lie in the segment"):
+        Lake(tmp_path, "w").write(KEY, 0, 3, table([row(3)]), LakeProgress(next=3))
+
+
+def test_progress_only_moves_forward(tmp_path: Path) -> None:
+    """A zombie's older progress is ignored; a watermark raised by silence stays."""
+    store = Lake(tmp_path, "w")
+    put(store, 0, 10)
+    store.note(KEY, LakeProgress(next=10, watermark_ms=10_000), raised_ms=99_000)
+    put(store, 0, 6)
+    assert store.progress(KEY) == LakeProgress(next=10, watermark_ms=10_000, raised_ms=99_000)
+    put(store, 10, 20)
+    assert store.cover().progress[KEY].mature_ms == 99_000
+
+
+def test_half_written_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    """What is not a whole segment does not disturb the cover."""
+    store = Lake(tmp_path, "w")
+    path = put(store, 0, 10)
+    assert path is not None
+    (path.parent / "10-19.parquet").write_bytes(b"PAR1 torn")
+    (path.parent / "notes.txt").write_text("mine")
+    (path.parent / "progress.json").write_text("{")
+    assert offsets(store.cover()) == [0, 2, 4, 6, 8]
+    assert store.cover().progress[KEY].next == 10  # the footer speaks where the file cannot
+
+
+def test_compaction_changes_nothing_that_is_read(tmp_path: Path) -> None:
+    """Merged segments yield the same rows; what they replaced goes one period later."""
+    store = Lake(tmp_path, "w")
+    for first in range(0, 50, 5):
+        put(store, first, first + 7)
+    before = store.cover()
+    now_ms = before.segments[-1].path.stat().st_mtime_ns // 1_000_000 + 1_000
+    assert store.compact(60_000, now_ms) == 0
+    assert store.compact(0, now_ms) == 10
+    after = store.cover()
+    assert len(after.segments) == 1
+    assert after.rows() == before.rows()
+    assert (after.end, after.progress) == (before.end, before.progress)
+    store.compact(0, now_ms)
+    assert len(list(after.segments[0].path.parent.glob("*.parquet"))) == 1
+    assert store.cover().rows() == after.rows()
+
+
+def test_forgotten_user_leaves_no_byte(tmp_path: Path) -> None:
+    """After `forget` no file of the lake holds the user's id, and a returning old file does not bring it back."""
+    store = Lake(tmp_path, "w")
+    old = put(store, 0, 10, ("keep-me", "forget-me"))
+    assert old is not None
+    held = old.read_bytes()
+    assert store.forget(["forget-me"]) == 1
+    assert not any(b"forget-me" in f.read_bytes() for f in tmp_path.rglob("*.parquet"))
+    assert {r.event.user_id for r in store.cover().rows()} == {"keep-me"}
+    assert store.cover().progress[KEY].next == 10
+    old.write_bytes(held)
+    assert {r.event.user_id for r in store.cover().rows()} == {"keep-me"}
+
+
+def test_expiry_takes_the_oldest_segments_only(tmp_path: Path) -> None:
+    """What lies further behind the watermark than is kept goes; the rest is still without a gap."""
+    store = Lake(tmp_path, "w")
+    for first in range(0, 50, 10):
+        put(store, first, first + 10)
+    assert store.expire(15_000) == 3
+    cover = store.cover()
+    assert (offsets(cover)[0], cover.end, cover.gaps) == (30, {KEY: 50}, ())
+    assert "are asked for" in store.cover({KEY: 4}).gaps[0]
+
+
+def test_another_log_is_another_partition_space(tmp_path: Path) -> None:
+    """The same topic under another log id never mixes with the first; history comes before both."""
+    store = Lake(tmp_path, "w")
+    put(store, 0, 4)
+    put(store, 0, 4, key=PartitionKey("shop@log2", 3))
+    mine = lake.history_key("u")
+    store.write_rows(mine, 0, [row(0, key=mine), row(1, key=mine)])
+    cover = store.cover()
+    assert [r.origin.topic for r in cover.rows()] == ["~history"] * 2 + ["shop@log1"] * 2 + ["shop@log2"] * 2
+    assert offsets(cover, PartitionKey("shop@log2", 3)) == [0, 2]
+    assert set(store.cover(keys=[KEY]).end) == {KEY}
