@@ -1,0 +1,337 @@
+"""Bytes to events, predictions to bytes, and what could not be read to a dead letter that says why."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+
+from featurestore.events import NEEDS_ITEM, Event, EventType
+
+LIMIT_BYTES = 256 * 1024  # a larger message is a dead letter unread
+MESSAGE_CHARS = 500  # an explanation is cut here, so that a dead letter always fits
+MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
+SCHEMA_VERSION = 1
+
+Reason = Literal["bad-json", "schema", "too-large", "future-ts", "too-late"]
+Headers = Sequence[tuple[str, bytes | None]]
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MS = datetime.timedelta(milliseconds=1)
+
+
+class BadEvent(ValueError):
+    """The message holds no readable event; `reason` is the dead letter's, the text names the field and the remedy."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message[:MESSAGE_CHARS])
+        self.reason = reason
+
+
+class BadElement(msgspec.Struct, frozen=True, gc=False):
+    """One event of a message that was not accepted; `n` is its place."""
+
+    n: int
+    reason: Reason
+    message: str
+
+
+class Record(Protocol):
+    """What a dead letter needs to know of a Kafka record: aiokafka's and kafka-python's records both have it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+# ---------------------------------------------------------------- events in
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Instant = Annotated[datetime.datetime, msgspec.Meta(tz=True)] | Annotated[int, msgspec.Meta(ge=0, le=MAX_TS_MS)]
+
+
+class _Wire(msgspec.Struct, kw_only=True, gc=False):
+    """The contract of an event as JSON; unknown fields are let through here and collected by `_with_properties`."""
+
+    event_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    type: EventType
+    user_id: Annotated[str, msgspec.Meta(min_length=1)]
+    ts: _Instant
+    session_id: str | None = None
+    item_id: str | None = None
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    quantity: _Int64 | None = None
+    position: _Int64 | None = None
+    query: str | None = None
+    prediction_id: str | None = None
+    consent: bool | None = None
+
+
+class _Closed(_Wire, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """The same without unknown fields: one pass, for the messages that have none."""
+
+
+FIELDS = frozenset(_Wire.__struct_fields__)
+
+_one = msgspec.json.Decoder(_Closed).decode
+_many = msgspec.json.Decoder(list[_Closed]).decode
+_open = msgspec.json.Decoder(_Wire).decode
+_anything = msgspec.json.Decoder().decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode(value: bytes | None, headers: Headers = ()) -> list[Event | BadElement]:
+    """The events of one message in order, a `BadElement` in the place of each that breaks the contract.
+
+    A single object that breaks it, and a message that is no JSON or too large, raise `BadEvent`. Whether the key is
+    the user is the caller's to judge. `headers` are there for dialects that put an event's envelope into them.
+
+    >>> decode(b'{"event_id": "e1", "type": "search", "user_id": "u1", "ts": 1}')[0].ts_ms
+    1
+    """
+    if not value:
+        raise BadEvent("schema", "the message is empty: send one event as a JSON object, or an array of them")
+    if len(value) > LIMIT_BYTES:
+        raise BadEvent("too-large", f"{len(value)} bytes; the limit is {LIMIT_BYTES}: send fewer events a message")
+    if value.lstrip(b" \t\r\n")[:1] == b"[":
+        return _decode_array(value)
+    return [_decode_object(value)]
+
+
+def _decode_object(value: bytes) -> Event:
+    try:
+        return _event(_one(value), None)
+    except (msgspec.DecodeError, RecursionError):  # an unknown field, a wrong type, or no JSON at all
+        return _with_properties(value)
+
+
+def _decode_array(value: bytes) -> list[Event | BadElement]:
+    try:
+        return [_event(wire, None) for wire in _many(value)]
+    except (msgspec.DecodeError, RecursionError, BadEvent):
+        _check_json(value)
+        return [_element(n, bytes(raw)) for n, raw in enumerate(_elements(value))]
+
+
+def _element(n: int, value: bytes) -> Event | BadElement:
+    try:
+        return _decode_object(value)
+    except BadEvent as bad:
+        return BadElement(n, bad.reason, str(bad))
+
+
+def _with_properties(value: bytes) -> Event:
+    """The slow path: says exactly what is wrong, or keeps the unknown fields as they were written."""
+    if not isinstance(_check_json(value), dict):
+        raise BadEvent("schema", "an event is a JSON object with event_id, type, user_id and ts")
+    try:
+        wire = _open(value)
+    except msgspec.ValidationError as error:
+        raise BadEvent("schema", _explain(error)) from error
+    rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
+    return _event(wire, _encode(rest).decode() if rest else None)
+
+
+def _check_json(value: bytes) -> object:
+    try:
+        value.decode()
+        return _anything(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEvent("bad-json", f"not JSON: {error}") from error
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """msgspec's message with the field first: "quantity: Expected `int | null`, got `str`"."""
+    text, at, path = str(error).rpartition(" - at `$.")
+    return f"{path.rstrip('`')}: {text}" if at else str(error)
+
+
+def _event(wire: _Wire, properties: str | None) -> Event:
+    item_id, category = wire.item_id or None, wire.category or None
+    if item_id is None and category is None and wire.type in NEEDS_ITEM:
+        raise BadEvent("schema", f"item_id: a {wire.type} needs item_id or category")
+    ts = wire.ts
+    ts_ms = ts if isinstance(ts, int) else (ts - _EPOCH) // _MS
+    if ts_ms < 0:
+        raise BadEvent("schema", "ts: lies before 1970")
+    return Event(
+        event_id=wire.event_id, type=wire.type, user_id=wire.user_id, ts_ms=ts_ms, session_id=wire.session_id or None,
+        item_id=item_id, title=wire.title or None, category=category, brand=wire.brand or None, price=wire.price,
+        currency=wire.currency or None, quantity=wire.quantity, position=wire.position, query=wire.query or None,
+        prediction_id=wire.prediction_id or None, consent=wire.consent is not False, properties=properties,
+    )  # fmt: skip
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as its message: `decode` gives the same event back."""
+    fields: dict[str, object] = {
+        name: field
+        for name in event.__struct_fields__
+        if name not in ("ts_ms", "properties") and (field := getattr(event, name)) is not None
+    }
+    if event.consent:
+        del fields["consent"]
+    known = _encode(fields | {"ts": event.ts_ms})
+    if event.properties is None or event.properties == "{}":
+        return known
+    return known[:-1] + b"," + event.properties.encode()[1:]
+
+
+# ---------------------------------------------------------------- predictions out
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The event a prediction was made after; a consumer ignores a lower offset of the same topic and partition."""
+
+    event_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class Category(msgspec.Struct, frozen=True, gc=False):
+    """A category path with the probability that the next engagement lies in it."""
+
+    category: str
+    probability: float
+    rank: int
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """An item with the probability that it is the next different one engaged with."""
+
+    item_id: str
+    probability: float
+    rank: int
+
+
+class Because(msgspec.Struct, frozen=True, gc=False):
+    """An event of the session and how much it counted."""
+
+    event_id: str
+    weight: float
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a person is about to be interested in; instants are written as RFC 3339 in UTC."""
+
+    prediction_id: str
+    user_id: str
+    session_id: str
+    trigger: Trigger
+    event_ts: datetime.datetime
+    predicted_at: datetime.datetime
+    expires_at: datetime.datetime
+    model_version: str
+    arm: str = "champion"
+    reason: Literal["model", "fallback"]
+    categories: list[Category]
+    items: list[Item]
+    none_probability: float
+    purchase_probability: float | None = None
+    because: list[Because] | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+_prediction = msgspec.json.Decoder(Prediction).decode
+
+
+def instant(ms: int) -> datetime.datetime:
+    """Epoch milliseconds as an aware UTC instant."""
+    return _EPOCH + ms * _MS
+
+
+def prediction_id(trigger: Trigger, user_id: str, session_id: str, version: str) -> str:
+    """The same trigger and model version give the same id, so that what a crash repeats can be recognised.
+
+    User and session are part of it since the events of one message share its offset.
+    """
+    identity = (trigger.topic, trigger.partition, trigger.offset, trigger.event_id, user_id, session_id, version)
+    return hashlib.blake2b(_encode(identity), digest_size=12).hexdigest()
+
+
+def ranked_items(pairs: Iterable[tuple[str, float]]) -> list[Item]:
+    """Pairs in descending order as ranks from 1."""
+    return [Item(name, round(probability, 6), rank) for rank, (name, probability) in enumerate(pairs, 1)]
+
+
+def ranked_categories(pairs: Iterable[tuple[str, float]]) -> list[Category]:
+    """Pairs in descending order as ranks from 1."""
+    return [Category(name, round(probability, 6), rank) for rank, (name, probability) in enumerate(pairs, 1)]
+
+
+def encode_prediction(prediction: Prediction) -> bytes:
+    """A prediction as its message; its key is the user id."""
+    return _encode(prediction)
+
+
+def decode_prediction(value: bytes) -> Prediction:
+    """A message of the predictions topic; fields of a later version are ignored."""
+    return _prediction(value)
+
+
+# ---------------------------------------------------------------- dead letters
+
+
+def dead_letter(
+    record: Record, bad: BadEvent | Sequence[BadElement]
+) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+    """Key, value and headers of the dead letter: the first two untouched, the headers as Kafka Connect writes them.
+
+    `bad` is why the message as a whole could not be read, or the elements that were not accepted.
+    """
+    elements = [] if isinstance(bad, BadEvent) else list(bad)
+    reason = bad.reason if isinstance(bad, BadEvent) else elements[0].reason
+    message = str(bad) if isinstance(bad, BadEvent) else _summary(elements)
+    headers = {
+        "__connect.errors.topic": record.topic,
+        "__connect.errors.partition": str(record.partition),
+        "__connect.errors.offset": str(record.offset),
+        "__connect.errors.stage": "VALUE_CONVERTER" if reason in ("bad-json", "schema", "too-large") else "TASK_PUT",
+        "__connect.errors.exception.class.name": "streams.codec.BadEvent",
+        "__connect.errors.exception.message": message[:MESSAGE_CHARS],
+        "x-reason": reason,
+    }
+    if elements:
+        headers["x-bad-elements"] = ranges([element.n for element in elements])
+    kept = [(name, field or b"") for name, field in record.headers or ()]
+    return record.key, record.value, kept + [(name, text.encode()) for name, text in headers.items()]
+
+
+def _summary(elements: Sequence[BadElement]) -> str:
+    first = elements[0]
+    others = f" (and {len(elements) - 1} more)" if len(elements) > 1 else ""
+    return f"event {first.n}: {first.message}{others}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in short; bounded however many there are in a row.
+
+    >>> ranges([0, 3, 4, 5, 9])
+    '0,3-5,9'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
