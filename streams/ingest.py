@@ -1,0 +1,255 @@
+"""Polls become rows: decode, fold, and one progress number a partition that moves only behind acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from featurestore import lake, sessions, store
+from featurestore.events import Event, Origin, Row, Session
+from streams import codec, transport
+
+log = structlog.get_logger()
+
+COMMIT_S = 0.2
+COMMIT_ROWS = 5_000
+FLUSH_ROWS = 50_000
+
+
+class LogBehindProgress(RuntimeError):
+    """A needed offset lies above the log's end: this is another log. Give the topic a new name or use another folder."""
+
+
+class LostPoll(RuntimeError):
+    """Records between the last one folded and the first one fetched never arrived; restart to read them again."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """A partition while this worker owns it: one object an assignment epoch, so identity tells epochs apart."""
+
+    key: store.PartitionKey
+    open: sessions.OpenSessions
+    read: int  # folded up to here
+    flushed: int  # in the lake up to here
+    end: int = 0  # the log's end when last heard of
+    missing: int = 0  # offsets that Kafka had already dropped
+
+    def progress(self) -> store.Progress:
+        o = self.open
+        return store.Progress(
+            next=self.read,
+            watermark_ms=o.watermark_ms,
+            stored=o.stored,
+            duplicates=o.duplicates,
+            rejected=o.rejected,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """What one poll left behind: waits for its acknowledgements, then is committed."""
+
+    seq: int
+    rows: list[Row] = field(default_factory=list)
+    progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
+    touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
+    sends: list[asyncio.Future[Any]] = field(default_factory=list)
+    arrived_ms: int = 0
+
+
+class Ingest:
+    """The state of one worker's partitions. Everything below runs on the event loop under `lock`; SQL on `writer`."""
+
+    def __init__(
+        self,
+        *,
+        store_: store.Store,
+        lake_: lake.Lake,
+        settings: sessions.SessionSettings,
+        log_ids: Mapping[str, str],
+        dead_letter: Callable[[Any, codec.BadEvent], Any],
+        keep_ms: int,
+    ) -> None:
+        self.store, self.lake, self.settings, self.log_ids = store_, lake_, settings, log_ids
+        self.dead_letter, self.keep_ms = dead_letter, keep_ms
+        self.lock = asyncio.Lock()
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self.parts: dict[TP, Part] = {}
+        self.waiting: deque[Batch] = deque()  # folded, not committed
+        self.acked_seq = self.seq = 0
+        self.forgotten: frozenset[str] = frozenset()
+        self.events = self.unkeyed = self.dead_letters = 0
+        self.committed_s = time.monotonic()
+
+    async def on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Run on the store's thread; a cancelled caller leaves it to finish."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.writer, work, *args))
+
+    # fold
+
+    async def fold(self, poll: transport.Poll) -> Batch | None:
+        """Decode and fold a poll; None where nothing of it is still ours."""
+        async with self.lock:
+            self.seq += 1
+            batch = Batch(seq=self.seq)
+            for tp, stretch in poll.items():
+                part = self.parts.get(tp)
+                if part is None:
+                    continue  # revoked while it waited in the stream
+                if stretch.start > part.read and stretch.records[-1].offset >= part.read:
+                    raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
+                for record in stretch.records:
+                    if record.offset >= part.read:
+                        self._fold_record(batch, tp, part, record)
+                        part.read = record.offset + 1
+                sessions.expire(part.open, self.settings)
+                batch.progress[tp] = (part, part.progress())
+                batch.arrived_ms = max(batch.arrived_ms, stretch.records[-1].timestamp)
+            if not batch.progress:
+                return None
+            self.waiting.append(batch)
+            return batch
+
+    def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
+        bad: list[tuple[int, codec.BadEvent]] = []
+        try:
+            elements = codec.decode(record.value, record.headers)
+        except codec.BadEvent as e:
+            elements, bad = [], [(-1, e)]
+            part.open.rejected += e.events if hasattr(e, "events") else 1
+            self.events += 1
+        for n, element in enumerate(elements):
+            self.events += 1
+            if not isinstance(element, Event):
+                part.open.rejected += 1
+                bad.append((n, codec.BadEvent(element.reason, element.message)))
+                continue
+            if record.key is None or record.key != element.user_id.encode():
+                self.unkeyed += 1
+            if element.user_id in self.forgotten:
+                continue
+            origin = Origin(part.key.topic, tp.partition, record.offset, n, record.timestamp)
+            folded = sessions.fold(part.open, element, origin, self.settings)
+            if folded.row is not None and folded.session is not None:
+                batch.rows.append(folded.row)
+                batch.touched[(element.user_id, folded.session.session_id)] = (tp, part, folded.session)
+                for gone in folded.row.absorbs:
+                    batch.touched.pop((element.user_id, gone), None)
+            elif folded.outcome != "duplicate":
+                bad.append((n, codec.BadEvent(folded.outcome, f"event time {element.ts_ms} of {element.event_id}")))
+        if bad:
+            self.dead_letters += 1
+            batch.sends.append(self.dead_letter(record, _together(bad)))
+
+    # commit, flush
+
+    def acknowledged(self, seq: int) -> None:
+        """All that batches up to this one caused has been acknowledged by the broker."""
+        self.acked_seq = max(self.acked_seq, seq)
+
+    async def commit(self) -> None:
+        """Write the acknowledged prefix: rows and next offsets in one transaction. Call it under the lock."""
+        rows: list[Row] = []
+        progress: dict[store.PartitionKey, store.Progress] = {}
+        while self.waiting and self.waiting[0].seq <= self.acked_seq:
+            batch = self.waiting.popleft()  # taken first: a cancelled await must not write it twice
+            ours = {part.key for tp, (part, _) in batch.progress.items() if self.parts.get(tp) is part}
+            progress |= {part.key: p for part, p in batch.progress.values() if part.key in ours}
+            rows += [r for r in batch.rows if (r.origin.topic, r.origin.partition) in ours]
+        self.committed_s = time.monotonic()
+        if progress:
+            await self.on_writer(self.store.commit, store.Batch(rows=rows, progress=progress))
+
+    async def commit_if_due(self) -> None:
+        """The group commit: every 200 ms, or sooner where many rows wait."""
+        if time.monotonic() - self.committed_s >= COMMIT_S:
+            async with self.lock:
+                await self.commit()
+
+    async def flush(self) -> None:
+        """Commit, then move what is committed to the lake and let the store forget what is old and flushed."""
+        async with self.lock:
+            await self.commit()
+            for part in list(self.parts.values()):
+                await self.on_writer(self._flush_part, part)
+
+    def _flush_part(self, part: Part) -> None:
+        progress = self.store.progress().get(part.key)
+        if progress is None:
+            return
+        self._to_lake(part, progress)
+        keep = {(s.user_id, s.session_id) for s in part.open.sessions()}
+        self.store.evict(part.key, progress.watermark_ms - self.keep_ms, part.flushed, keep)
+
+    def _to_lake(self, part: Part, progress: store.Progress) -> None:
+        rows = self.store.flush_rows(part.key, part.flushed, progress.next)
+        raised = max(progress.watermark_ms, part.open.watermark_ms if part.read == progress.next else 0)
+        self.lake.write(part.key, part.flushed, progress.next, rows, lake.LakeProgress.of(progress, raised))
+        part.flushed = progress.next
+
+    # ownership
+
+    async def adopt(self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
+        """The start rule: the larger of the store's offset and the lake's; a lake that is ahead replaces the store."""
+        async with self.lock:
+            for tp in sorted(partitions - self.parts.keys()):
+                self.parts[tp] = await self.on_writer(self._adopt, tp, *bounds[tp])
+            return {tp: self.parts[tp].read for tp in partitions}
+
+    def _adopt(self, tp: TP, first: int, end: int) -> Part:
+        key = store.PartitionKey(f"{tp.topic}@{self.log_ids[tp.topic]}", tp.partition)
+        own = self.store.progress().get(key)
+        cover = self.lake.cover(keys={key}, forgotten=self.forgotten)
+        lake_next, lake_progress = cover.end.get(key, 0), cover.progress.get(key)
+        if lake_next > (own.next if own else 0) and lake_progress is not None:
+            since = lake_progress.watermark_ms - self.keep_ms
+            own = lake_progress.at(lake_next)
+            self.store.adopt(key, cover.rows(since_ms=since), own)
+        progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
+        if progress.next > end:
+            raise LogBehindProgress(f"{key.topic}-{key.partition} needs offset {progress.next}, the log ends at {end}")
+        missing = max(0, first - progress.next)
+        if missing:
+            log.error("Kafka no longer holds records that are needed; going on from the log's start.",
+                      topic=tp.topic, partition=tp.partition, missing=missing)  # fmt: skip
+        open_ = sessions.OpenSessions()
+        open_.stored, open_.duplicates, open_.rejected = progress.stored, progress.duplicates, progress.rejected
+        sessions.restore(open_, self.store.rows(key, progress.watermark_ms - self.keep_ms), progress.watermark_ms,
+                         self.settings)  # fmt: skip
+        log.info("Partition assigned.", topic=key.topic, partition=key.partition, start=max(progress.next, first),
+                 lake=lake_next, open_sessions=len(open_))  # fmt: skip
+        return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first, end=end,
+                    missing=missing)  # fmt: skip
+
+    async def release(self, partitions: set[TP], *, drop: bool) -> None:
+        """Commit, flush to the lake, and (on a revoke) drop: the next owner starts from the lake."""
+        async with self.lock:
+            await self.commit()
+            for tp in sorted(partitions & self.parts.keys()):
+                part = self.parts.pop(tp)
+                await self.on_writer(self._release, part, drop)
+
+    def _release(self, part: Part, drop: bool) -> None:
+        progress = self.store.progress().get(part.key)
+        if progress is not None:
+            self._to_lake(part, progress)
+        if drop:
+            self.store.drop(part.key)
+        log.info("Partition released.", topic=part.key.topic, partition=part.key.partition,
+                 next=progress.next if progress else None, dropped=drop)  # fmt: skip
+
+
+def _together(bad: list[tuple[int, codec.BadEvent]]) -> codec.BadEvent:
+    """One dead letter for a message: the first reason, and the places of all rejected elements."""
+    first = bad[0][1]
+    places = [n for n, _ in bad if n >= 0]
+    return codec.BadEvent(first.reason, first.message, elements=tuple(places))

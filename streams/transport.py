@@ -1,0 +1,140 @@
+"""A Faust transport that hands an agent whole polls and starts where the store says, not where the group says.
+
+Seams of Faust 0.15.3, all in one `Consumer` and its thread: `getmany` (one message a poll), `perform_seek` (called
+after every assignment, twice), `_new_offset` and `_add_gap` (the group's offset is for lag displays only).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """Records of one partition in one poll; `start` is the position that was fetched from, at or below the first."""
+
+    start: int
+    records: Sequence[Any]
+
+
+Poll = dict[TP, Stretch]
+
+
+class Starts(Protocol):
+    """Who knows where a partition's reading starts."""
+
+    async def adopt(self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
+        """Own these partitions (some perhaps already) and say the offset to read each from; bounds: first, end."""
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """One message a poll; its value is a `Poll`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fetched_to: dict[TP, int] = {}
+
+    def _ours(self, tp: TP) -> bool:
+        return tp.topic in self.transport.event_topics
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        polled, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if polled is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self.perform_seek()
+            return
+        poll: Poll = {}
+        for tp, records in polled.items():
+            if not records:
+                continue
+            if self._ours(tp):
+                start = self._fetched_to.get(tp, records[0].offset)
+                self._fetched_to[tp] = records[-1].offset + 1  # whether it is handed on or not: a lost poll shows
+                poll[tp] = Stretch(start=start, records=records)
+            elif active is None or tp in active:
+                for record in records:
+                    yield tp, self._to_message(tp, record)
+        if poll and self.flow_active and self.app.consumer_generation_id == generation:
+            tp, stretch = next(reversed(poll.items()))
+            message = self._to_message(tp, stretch.records[-1])
+            message.value = poll
+            self._read_offset[tp] = None  # else Faust may drop the whole poll for this one offset
+            yield tp, message
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()  # other topics: the committed offset
+        ours = {tp for tp in self.assignment() if self._ours(tp)}
+        if not ours:
+            return
+        first = await self.earliest_offsets(*ours)
+        ends = await self.highwaters(*ours)
+        positions = await self.transport.starts.adopt(ours, {tp: (first[tp] or 0, ends[tp] or 0) for tp in ours})
+        await self.seek_wait(positions)
+        for tp, offset in positions.items():
+            self._fetched_to[tp] = offset
+            self._read_offset[tp] = offset - 1 if offset else None
+            self._committed_offset[tp] = offset or None
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self._ours(tp):
+            return super()._new_offset(tp)  # type: ignore[no-any-return]
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        last = max(acked)
+        acked.clear()
+        self._acked_index[tp].clear()
+        return int(last) + 1
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        if not self._ours(tp):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Reads committed records only, answers a waiting fetch soon, and notes when the group last heard of us."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust says read_uncommitted unless it is exactly_once
+        consumer._fetch_max_wait_ms = 50
+        return consumer
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        transport = self.consumer.transport
+        transport.heard_s = time.monotonic()
+
+    async def subscribe(self, topics: Any) -> None:
+        await super().subscribe(topics)
+        coordinator, transport = self._consumer._coordinator, self.consumer.transport
+        beat = coordinator._do_heartbeat
+
+        async def noted() -> Any:
+            sent_s = time.monotonic()
+            ok = await beat()
+            if ok:
+                transport.heard_s = sent_s
+            return ok
+
+        coordinator._do_heartbeat = noted
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    """Set as `app.transport`; `event_topics` are read in whole polls from where `starts` says."""
+
+    Consumer = Consumer
+    event_topics: frozenset[str] = frozenset()
+    starts: Starts
+    heard_s: float = 0.0  # monotonic instant of the newest heartbeat that the group answered
