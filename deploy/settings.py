@@ -153,7 +153,7 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="session.gap", default="30m", parse=_positive, clock="event", help="inactivity that ends a session"),
     Dial(name="session.lateness", default="2m", parse=duration, clock="event", help="how late an event may come"),
     Dial(name="horizon.next", default="30m", parse=_positive, clock="event", help="how far ahead the next item may be"),
-    Dial(name="horizon.purchase", default="24h", parse=_positive, clock="event", help="how far ahead a purchase may be"),
+    Dial(name="horizon.purchase", default="24h", parse=_positive, clock="event", help="how far off a purchase may be"),
     Dial(name="cadence", default="60s", parse=_positive, clock="wall", live=True, help="time between retrains"),
     Dial(name="window", default="200000", parse=_count, clock="event", live=True, help="the newest cuts trained on"),
     Dial(name="window.age", default="14d", parse=_positive, clock="event", live=True, help="the oldest cut trained on"),
