@@ -1,0 +1,36 @@
+"""What several tests share: a real Apache Kafka, started once a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import kafka as real_kafka
+from deploy.broker import BrokerError
+
+
+def _start(data: Path) -> real_kafka.Kafka:
+    """Start one, or skip with the reason; with NEXTCLICK_REQUIRE_KAFKA=1 fail instead."""
+    try:
+        return real_kafka.start(0, data)
+    except BrokerError as error:
+        if os.environ.get("NEXTCLICK_REQUIRE_KAFKA") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real Kafka that the whole run shares; take topics of your own."""
+    with _start(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.address
+
+
+@pytest.fixture
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_kafka.Kafka]:
+    """A real Kafka of the test's own, to be killed and restarted."""
+    with _start(tmp_path_factory.mktemp("own-kafka")) as broker:
+        yield broker
