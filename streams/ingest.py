@@ -15,12 +15,13 @@ from faust.types import TP
 
 from featurestore import lake, sessions, store
 from featurestore.events import Event, Origin, Row, Session
+from featurestore.lake import PartitionKey
 from streams import codec, transport
 
 log = structlog.get_logger()
 
+DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 COMMIT_S = 0.2
-COMMIT_ROWS = 5_000
 FLUSH_ROWS = 50_000
 
 
@@ -36,11 +37,12 @@ class LostPoll(RuntimeError):
 class Part:
     """A partition while this worker owns it: one object an assignment epoch, so identity tells epochs apart."""
 
-    key: store.PartitionKey
+    key: PartitionKey
     open: sessions.OpenSessions
     read: int  # folded up to here
     flushed: int  # in the lake up to here
     end: int = 0  # the log's end when last heard of
+    raised_ms: int = 0  # the largest watermark known anywhere while this partition had no lag
     missing: int = 0  # offsets that Kafka had already dropped
 
     def progress(self) -> store.Progress:
@@ -62,8 +64,7 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
-    sends: list[asyncio.Future[Any]] = field(default_factory=list)
-    arrived_ms: int = 0
+    dead: list[DeadLetter] = field(default_factory=list)
 
 
 class Ingest:
@@ -76,11 +77,10 @@ class Ingest:
         lake_: lake.Lake,
         settings: sessions.SessionSettings,
         log_ids: Mapping[str, str],
-        dead_letter: Callable[[Any, codec.BadEvent], Any],
         keep_ms: int,
     ) -> None:
         self.store, self.lake, self.settings, self.log_ids = store_, lake_, settings, log_ids
-        self.dead_letter, self.keep_ms = dead_letter, keep_ms
+        self.keep_ms = keep_ms
         self.lock = asyncio.Lock()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.parts: dict[TP, Part] = {}
@@ -113,25 +113,25 @@ class Ingest:
                         part.read = record.offset + 1
                 sessions.expire(part.open, self.settings)
                 batch.progress[tp] = (part, part.progress())
-                batch.arrived_ms = max(batch.arrived_ms, stretch.records[-1].timestamp)
             if not batch.progress:
                 return None
             self.waiting.append(batch)
             return batch
 
     def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
-        bad: list[tuple[int, codec.BadEvent]] = []
         try:
             elements = codec.decode(record.value, record.headers)
-        except codec.BadEvent as e:
-            elements, bad = [], [(-1, e)]
-            part.open.rejected += e.events if hasattr(e, "events") else 1
+        except codec.BadEvent as bad_message:
             self.events += 1
+            part.open.rejected += 1
+            self._reject(batch, record, bad_message)
+            return
+        bad: list[codec.BadElement] = []
         for n, element in enumerate(elements):
             self.events += 1
             if not isinstance(element, Event):
                 part.open.rejected += 1
-                bad.append((n, codec.BadEvent(element.reason, element.message)))
+                bad.append(element)
                 continue
             if record.key is None or record.key != element.user_id.encode():
                 self.unkeyed += 1
@@ -145,10 +145,13 @@ class Ingest:
                 for gone in folded.row.absorbs:
                     batch.touched.pop((element.user_id, gone), None)
             elif folded.outcome != "duplicate":
-                bad.append((n, codec.BadEvent(folded.outcome, f"event time {element.ts_ms} of {element.event_id}")))
+                bad.append(codec.BadElement(n, folded.outcome, f"event {element.event_id}: ts {element.ts_ms}"))
         if bad:
-            self.dead_letters += 1
-            batch.sends.append(self.dead_letter(record, _together(bad)))
+            self._reject(batch, record, bad)
+
+    def _reject(self, batch: Batch, record: Any, bad: codec.BadEvent | list[codec.BadElement]) -> None:
+        self.dead_letters += 1
+        batch.dead.append(codec.dead_letter(record, bad))
 
     # commit, flush
 
@@ -159,7 +162,7 @@ class Ingest:
     async def commit(self) -> None:
         """Write the acknowledged prefix: rows and next offsets in one transaction. Call it under the lock."""
         rows: list[Row] = []
-        progress: dict[store.PartitionKey, store.Progress] = {}
+        progress: dict[PartitionKey, store.Progress] = {}
         while self.waiting and self.waiting[0].seq <= self.acked_seq:
             batch = self.waiting.popleft()  # taken first: a cancelled await must not write it twice
             ours = {part.key for tp, (part, _) in batch.progress.items() if self.parts.get(tp) is part}
@@ -192,9 +195,17 @@ class Ingest:
 
     def _to_lake(self, part: Part, progress: store.Progress) -> None:
         rows = self.store.flush_rows(part.key, part.flushed, progress.next)
-        raised = max(progress.watermark_ms, part.open.watermark_ms if part.read == progress.next else 0)
-        self.lake.write(part.key, part.flushed, progress.next, rows, lake.LakeProgress.of(progress, raised))
-        part.flushed = progress.next
+        self.lake.write(part.key, part.flushed, progress.next, rows, progress)
+        part.flushed = max(part.flushed, progress.next)
+        if part.raised_ms > progress.watermark_ms and part.read == progress.next:
+            self.lake.note(part.key, progress, part.raised_ms)
+
+    def raise_idle(self, known_ms: int = 0) -> None:
+        """A partition without lag takes the largest watermark known: silence matures, a dead worker does not."""
+        latest = max([known_ms, *(p.open.watermark_ms for p in self.parts.values())], default=0)
+        for part in self.parts.values():
+            if part.read >= part.end and not self.waiting:
+                part.raised_ms = latest
 
     # ownership
 
@@ -206,13 +217,19 @@ class Ingest:
             return {tp: self.parts[tp].read for tp in partitions}
 
     def _adopt(self, tp: TP, first: int, end: int) -> Part:
-        key = store.PartitionKey(f"{tp.topic}@{self.log_ids[tp.topic]}", tp.partition)
+        key = PartitionKey(f"{tp.topic}@{self.log_ids[tp.topic]}", tp.partition)
         own = self.store.progress().get(key)
         cover = self.lake.cover(keys={key}, forgotten=self.forgotten)
         lake_next, lake_progress = cover.end.get(key, 0), cover.progress.get(key)
         if lake_next > (own.next if own else 0) and lake_progress is not None:
             since = lake_progress.watermark_ms - self.keep_ms
-            own = lake_progress.at(lake_next)
+            own = store.Progress(
+                next=lake_next,
+                watermark_ms=lake_progress.watermark_ms,
+                stored=lake_progress.stored,
+                duplicates=lake_progress.duplicates,
+                rejected=lake_progress.rejected,
+            )
             self.store.adopt(key, cover.rows(since_ms=since), own)
         progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
         if progress.next > end:
@@ -247,9 +264,3 @@ class Ingest:
         log.info("Partition released.", topic=part.key.topic, partition=part.key.partition,
                  next=progress.next if progress else None, dropped=drop)  # fmt: skip
 
-
-def _together(bad: list[tuple[int, codec.BadEvent]]) -> codec.BadEvent:
-    """One dead letter for a message: the first reason, and the places of all rejected elements."""
-    first = bad[0][1]
-    places = [n for n, _ in bad if n >= 0]
-    return codec.BadEvent(first.reason, first.message, elements=tuple(places))

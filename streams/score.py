@@ -1,0 +1,147 @@
+"""Touched sessions become predictions, and their acknowledgements let progress move."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from faust.types import TP
+
+from featurestore.events import Row, Session
+from streams import codec, ingest
+
+TOKENS = 50  # the newest rows of a session that a model looks at
+
+
+class Model(Protocol):
+    """What the scorer asks of a predictor."""
+
+    def learn(self, rows: list[Row]) -> Any: ...
+    def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Any]: ...
+
+
+Pending = Awaitable[asyncio.Future[Any]]  # aiokafka: accepted, then acknowledged
+
+
+class Outlet(Protocol):
+    """Where predictions and dead letters go."""
+
+    def prediction(self, key: bytes, value: bytes) -> Pending: ...
+    def dead_letter(self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Pending: ...
+
+
+Due = tuple[TP, ingest.Part, Session, Row]
+
+
+def snapshot(session: Session) -> tuple[Session, Row] | None:
+    """A session as a model may see it, and its newest row that may be scored; None where there is none."""
+    trigger = next((row for row in reversed(session.rows) if row.scorable), None)
+    if trigger is None:
+        return None
+    rows = [row for row in session.rows[-TOKENS:] if row.event.consent]
+    return Session(session.session_id, session.user_id, session.first_ms, session.last_ms, rows, session.count), trigger
+
+
+def due(batches: list[ingest.Batch]) -> list[Due]:
+    """One entry a touched session, however many batches touched it; its trigger is its newest scorable row."""
+    touched: dict[tuple[str, str], tuple[TP, ingest.Part, Session]] = {}
+    scorable: set[tuple[str, str]] = set()
+    for batch in batches:
+        touched |= batch.touched
+        for row in batch.rows:
+            for gone in row.absorbs:
+                touched.pop((row.event.user_id, gone), None)
+        scorable |= {(r.event.user_id, r.session_id) for r in batch.rows if r.scorable}
+    found: list[Due] = []
+    for key, (tp, part, session) in touched.items():
+        seen = snapshot(session) if key in scorable else None
+        if seen is not None:
+            found.append((tp, part, *seen))
+    return found
+
+
+def record(interest: Any, trigger: Row, *, horizon_ms: int, now_ms: int) -> bytes:
+    """One prediction as the bytes of its message."""
+    origin, event = trigger.origin, trigger.event
+    because = codec.Trigger(
+        event_id=event.event_id, topic=origin.topic.partition("@")[0], partition=origin.partition, offset=origin.offset
+    )
+    return codec.encode_prediction(
+        codec.Prediction(
+            prediction_id=codec.prediction_id(because, event.user_id, trigger.session_id, interest.version),
+            user_id=event.user_id,
+            session_id=interest.session_id,
+            trigger=because,
+            event_ts=codec.instant(event.ts_ms),
+            predicted_at=codec.instant(now_ms),
+            expires_at=codec.instant(event.ts_ms + horizon_ms),
+            model_version=interest.version,
+            reason=interest.reason,
+            categories=codec.ranked_categories(interest.categories),
+            items=codec.ranked_items(interest.items),
+            none_probability=interest.none_probability,
+            purchase_probability=interest.purchase_probability,
+        )
+    )
+
+
+class Scorer:
+    """Holds the model in use; scores off the event loop; swaps between two batches."""
+
+    def __init__(
+        self, *, ingest_: ingest.Ingest, model: Model, outlet: Outlet, horizon_ms: int, may_emit: Callable[[], bool]
+    ) -> None:
+        self.ingest, self.model, self.outlet = ingest_, model, outlet
+        self.horizon_ms, self.may_emit = horizon_ms, may_emit
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self.scored_seq = 0
+        self.predictions = 0
+        self.latencies_ms: deque[float] = deque(maxlen=20_000)
+
+    def swap(self, model: Model) -> None:
+        """One reference: the next batch is scored by the new model whole."""
+        self.model = model
+
+    async def score(self) -> None:
+        """Score what has been folded since the last call; returns when the broker has acknowledged all of it."""
+        batches = [b for b in self.ingest.waiting if b.seq > self.scored_seq]
+        if not batches:
+            return
+        last = batches[-1].seq
+        found = due(batches)
+        rows = [row for batch in batches for row in batch.rows]
+        model = self.model
+        interests = await asyncio.get_running_loop().run_in_executor(self.thread, self._run, model, rows, found)
+        while not self.may_emit():  # not heard of by the group for too long: another may own these partitions by now
+            if not self._still_ours(found):
+                break
+            await asyncio.sleep(0.1)
+        now_ms = int(time.time() * 1000)
+        sends = [await self.outlet.dead_letter(*dead) for batch in batches for dead in batch.dead]
+        for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
+            if self.ingest.parts.get(tp) is part:
+                value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)
+                sends.append(await self.outlet.prediction(trigger.event.user_id.encode(), value))
+                self.predictions += 1
+        await asyncio.gather(*sends)
+        self._note_latencies(found)
+        self.scored_seq = last
+        self.ingest.acknowledged(last)
+
+    @staticmethod
+    def _run(model: Model, rows: list[Row], found: list[Due]) -> list[Any]:
+        model.learn(rows)
+        return model.predict([s for _, _, s, _ in found], [t.event.ts_ms for _, _, _, t in found]) if found else []
+
+    def _still_ours(self, found: list[Due]) -> bool:
+        return any(self.ingest.parts.get(tp) is part for tp, part, _, _ in found)
+
+    def _note_latencies(self, found: list[Due]) -> None:
+        acked_ms = time.time() * 1000
+        for _, part, _, trigger in found:
+            if part.read >= part.end:  # at lag 0
+                self.latencies_ms.append(acked_ms - trigger.origin.record_ms)
