@@ -43,25 +43,30 @@ class Outlet:
     def __init__(self, settings: AppSettings) -> None:
         self.settings = settings
         self.producer: Any = None
+        self.starting = asyncio.Lock()
 
-    async def start(self) -> None:
-        self.producer = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=self.settings.kafka, linger_ms=5, acks="all", max_request_size=MAX_REQUEST
-        )
-        await self.producer.start()
+    async def _started(self) -> Any:
+        async with self.starting:  # made on the running loop, at the first send
+            if self.producer is None:
+                producer = aiokafka.AIOKafkaProducer(
+                    bootstrap_servers=self.settings.kafka, linger_ms=5, acks="all", max_request_size=MAX_REQUEST
+                )
+                await producer.start()
+                self.producer = producer
+        return self.producer
 
     async def stop(self) -> None:
         if self.producer is not None:
             await self.producer.stop()
 
     async def prediction(self, key: bytes, value: bytes) -> Any:
-        return await self.producer.send(self.settings.predictions, value, key=key)
+        return await (await self._started()).send(self.settings.predictions, value, key=key)
 
     async def dead_letter(self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Any:
-        return await self.producer.send(self.settings.dead_letters, value, key=key, headers=headers)
+        return await (await self._started()).send(self.settings.dead_letters, value, key=key, headers=headers)
 
     async def beat(self, value: bytes) -> None:
-        await self.producer.send_and_wait(self.settings.state, value, key=self.settings.worker.encode())
+        await (await self._started()).send_and_wait(self.settings.state, value, key=self.settings.worker.encode())
 
 
 def fail_stop(step: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:

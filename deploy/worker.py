@@ -1,0 +1,157 @@
+"""The worker process: builds the live objects once, hands them down, and runs the Faust app."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+import orjson
+import structlog
+
+from deploy import settings as dials
+from featurestore import lake, store
+from streams import app, control, ingest, score, topics
+from trainer import predictor, registry, texts
+
+log = structlog.get_logger()
+
+
+class Models:
+    """What this worker predicts with: follows the champion, the other partitions' rows and the forgotten."""
+
+    def __init__(self, *, shared: Path, texts_: texts.Texts, lake_: lake.Lake, log_: control.ControlLog) -> None:
+        self.registry, self.texts, self.lake, self.control = registry.Registry(shared), texts_, lake_, log_
+        self.current = predictor.Predictor.cold(texts_)
+        self.refused: set[str] = set()
+        self.swaps = 0
+
+    def warmed(self, version: str | None) -> predictor.Predictor:
+        """A version (None: the memory alone), verified, loaded and brought up to what the lake knows."""
+        if version is None:
+            made = predictor.Predictor.cold(self.texts)
+        else:
+            self.registry.verify(version)
+            made = predictor.Predictor.load(self.registry.path(version), self.texts)
+        self.follow(made)
+        return made
+
+    def follow(self, model: predictor.Predictor) -> None:
+        """Learn the rows that the lake holds beyond what the model's memory has seen."""
+        seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
+        cover = self.lake.cover(above=seen, forgotten=self.control.state.forgotten)
+        if cover.segments:
+            model.learn(cover.rows())
+
+    def wanted(self) -> str | None:
+        """The champion to change to, None where there is nothing to change."""
+        champion = self.control.state.champion
+        if champion is None or champion == self.current.version or champion in self.refused:
+            return None
+        return str(champion)
+
+
+def run(settings: dials.Settings) -> None:
+    """Run until stopped; SIGTERM commits, flushes and keeps the store file."""
+    names = settings.topics()
+    for difference in topics.ensure(settings.kafka, names):
+        log.warning("A topic differs from what is wanted.", difference=str(difference))
+    settings.store_path.parent.mkdir(parents=True, exist_ok=True)
+    the_lake = lake.Lake(settings.shared, settings.worker)
+    following = control.ControlLog(settings.kafka, topic=names.control)
+    following.start()
+    following.caught_up(30)
+    taken = ingest.Ingest(
+        store_=store.Store(settings.store_path),
+        lake_=the_lake,
+        settings=settings.sessions(),
+        log_ids=topics.log_ids(settings.kafka, names),
+        keep_ms=settings["store.keep"],
+    )
+    taken.forgotten = frozenset(following.state.forgotten)
+    vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
+    models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
+    models.follow(models.current)
+    wiring = app.AppSettings(
+        kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,
+        dead_letters=names.dead_letters, state=names.state, data=settings.store_path.parent,
+    )  # fmt: skip
+    outlet = app.Outlet(wiring)
+    held: dict[str, score.Scorer] = {}
+
+    def make_scorer(may_emit: Any) -> score.Scorer:
+        held["scorer"] = score.Scorer(
+            ingest_=taken, model=models.current, outlet=outlet, horizon_ms=settings["horizon.next"], may_emit=may_emit
+        )
+        return held["scorer"]
+
+    async def upkeep() -> None:
+        """After each flush: swap where the champion changed, and learn what other workers' partitions saw."""
+        scorer, loop = held["scorer"], asyncio.get_running_loop()
+        taken.forgotten = frozenset(following.state.forgotten)
+        version = models.wanted()
+        if version is None:
+            return await loop.run_in_executor(scorer.thread, models.follow, models.current)
+        try:
+            model = await asyncio.to_thread(models.warmed, version)
+        except (registry.CorruptVersion, OSError, ValueError) as error:
+            models.refused.add(version)
+            log.error("The new champion was refused; the model in use goes on.", version=version, error=str(error))
+            return None
+        models.current = model
+        models.swaps += 1
+        scorer.swap(model)
+        log.info("Swapped.", version=version)
+        return None
+
+    def beat() -> bytes:
+        return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
+
+    built = app.build(
+        wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep
+    )
+    try:
+        faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
+    finally:
+        following.close()
+
+
+def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models) -> dict[str, Any]:
+    """A beat: what this worker owns, how far it is, what it runs."""
+    parts = taken.parts.values()
+    latencies = sorted(scorer.latencies_ms)
+    recent = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else []
+    return {
+        "worker": worker,
+        "at_ms": int(time.time() * 1000),
+        "partitions": {f"{p.key.topic}|{p.key.partition}": p.read for p in parts},
+        "lag": sum(max(0, p.end - p.read) for p in parts),
+        "watermark_ms": max((p.open.watermark_ms for p in parts), default=0),
+        "open_sessions": sum(len(p.open) for p in parts),
+        "events": taken.events,
+        "stored": sum(p.open.stored for p in parts),
+        "duplicates": sum(p.open.duplicates for p in parts),
+        "rejected": sum(p.open.rejected for p in parts),
+        "missing": sum(p.missing for p in parts),
+        "unkeyed": taken.unkeyed,
+        "dead_letters": taken.dead_letters,
+        "predictions": scorer.predictions,
+        "version": models.current.version,
+        "swaps": models.swaps,
+        "latency_ms": {"p50": recent[49], "p99": recent[98]} if recent else None,
+    }
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> None:
+    """`python -m deploy.worker [--set key=value]… [--config FILE]`: what the supervisor starts."""
+    run(dials.from_arguments(arguments, environment))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], os.environ)
