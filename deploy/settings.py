@@ -15,14 +15,15 @@ import msgspec
 
 if TYPE_CHECKING:
     from featurestore.window import WindowPolicy
-    from streams.topics import Topics
     from trainer.cadence import CadencePolicy
 
     from featurestore.sessions import SessionSettings
+    from streams.topics import Topics
 
 Clock = Literal["event", "wall", ""]
 Source = Literal["control", "option", "env", "file", "default"]
 ENV_PREFIX = "NEXTCLICK_"
+OTHER_ENV = {"NEXTCLICK_CACHE", "NEXTCLICK_REQUIRE_KAFKA", "NEXTCLICK_CONFIG"}  # read elsewhere
 TUNE_MODES = ("lora", "adalora", "top", "full", "off")
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -214,7 +215,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 text=_plain(who.get("value")), value=parsed(dial, who.get("value"), source), source=source,
                 by=who.get("by"), at_ms=who.get("at_ms"),
             )  # fmt: skip
-        names = {d.env for d in DIALS}
+        names = {d.env for d in DIALS} | OTHER_ENV
         unknown = tuple(k for k in env if k.startswith(ENV_PREFIX) and k not in names)
         settings = cls(values=values, unknown_env=unknown)
         settings._check()
@@ -352,6 +353,23 @@ def pairs(assignments: list[str]) -> dict[str, str]:
             raise SettingsError(f"--set {text!r} cannot be used: write NAME=VALUE, like --set cadence=60s")
         out[name.strip()] = value.strip()
     return _known(out, "--set")
+
+
+def from_arguments(arguments: list[str], env: Mapping[str, str]) -> Settings:
+    """The settings of a process that was started with `--set NAME=VALUE`, `--config FILE` or a dial's own option."""
+    said, file, rest = [], None, iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        value = value if equals else next(rest, "")
+        if flag == "--set":
+            said.append(value)
+        elif flag == "--config":
+            file = Path(value)
+        elif flag.removeprefix("--") in ("kafka", "shared", "worker"):
+            said.append(f"{flag.removeprefix('--')}={value}")
+        else:
+            raise SettingsError(f"{argument!r} is no option here: write --set NAME=VALUE or --config FILE")
+    return Settings.load(pairs(said), env, file)
 
 
 def minilm() -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.settings import DIALS, Settings, SettingsError, duration, pairs, written
+from deploy.settings import DIALS, Settings, SettingsError, duration, from_arguments, pairs, written
 
 
 def test_control_beats_option_beats_env_beats_file_beats_default(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_unreadable_file_is_said(tmp_path: Path) -> None:
 def test_options_give_a_child_the_same_values(tmp_path: Path) -> None:
     """What is handed to child processes loads to the same settings."""
     settings = Settings.load({"cadence": "5s", "shared": str(tmp_path / "a b"), "worker": "w1"})
-    again = Settings.load(pairs(settings.options()[1::2]))
+    again = from_arguments(settings.options(), {})
     assert [again[d.name] for d in DIALS] == [settings[d.name] for d in DIALS]
 
 

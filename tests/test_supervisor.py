@@ -1,0 +1,44 @@
+"""Children come back after they end, and go when they are asked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from deploy.supervisor import Child, Supervisor
+
+
+def test_child_is_restarted_with_growing_back_off(tmp_path: Path) -> None:
+    """A process that ends at once is started again after 1 s, then 2 s, and its last words are told."""
+    clock, said = [0.0], list[str]()
+    supervisor = Supervisor(said.append, now=lambda: clock[0])
+    child = Child(
+        name="worker", command=[sys.executable, "-S", "-c", "print('no luck');exit(3)"], output=tmp_path / "w"
+    )
+    supervisor.start(child)
+    for wait in (1, 2):
+        assert child.process is not None
+        child.process.wait(20)
+        supervisor.step()
+        clock[0] += wait - 0.1
+        supervisor.step()
+        assert child.process is None
+        clock[0] += 0.2
+        supervisor.step()
+    assert (child.restarts, len(said)) == (2, 2)
+    assert "ended with code 3; again in 1 s. Its last words: no luck" in said[0]
+    supervisor.stop()
+
+
+def test_stop_asks_then_insists(tmp_path: Path) -> None:
+    """A process that ignores SIGTERM is killed after the time it was given."""
+    code = "import signal,time;signal.signal(15,signal.SIG_IGN);print(1,flush=True);time.sleep(60)"
+    said = list[str]()
+    supervisor = Supervisor(said.append)
+    for name, text in (("stubborn", code), ("polite", "print(1,flush=True);import time;time.sleep(60)")):
+        supervisor.start(Child(name=name, command=[sys.executable, "-S", "-c", text], output=tmp_path / name))
+    while not all((tmp_path / n).read_bytes() for n in ("stubborn", "polite")):
+        time.sleep(0.02)
+    assert not supervisor.stop(within_s=0.5)
+    assert said == ["stubborn did not stop within 0.5 s and was killed"]
