@@ -135,7 +135,10 @@ def answers(host: str, port: int) -> bool:
 
 
 def spawn(command: Sequence[str], output: int | Path) -> subprocess.Popen[bytes]:
-    """Start a child that ctrl-C does not reach and that does not outlive this process."""
+    """Start a child that ctrl-C does not reach and that does not outlive this process.
+
+    On Linux it ends with the thread that started it: call this from one that lasts.
+    """
     with contextlib.ExitStack() as stack:
         sink = output if isinstance(output, int) else stack.enter_context(output.open("ab"))
         return subprocess.Popen(

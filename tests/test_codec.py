@@ -1,0 +1,256 @@
+"""The codec: what is an event, what is not and why, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.events import NEEDS_ITEM, TYPES, Event
+from streams import codec
+from streams.codec import BadElement, BadEvent
+
+GOOD: dict[str, Any] = {"event_id": "e1", "type": "view", "user_id": "u1", "ts": 1_700_000_000_000, "item_id": "i1"}
+
+
+def message(**changes: object) -> bytes:
+    """A good event with some fields otherwise; `...` leaves a field out."""
+    return json.dumps({k: v for k, v in (GOOD | changes).items() if v is not ...}).encode()
+
+
+def only(value: bytes) -> Event:
+    """The one event of a message."""
+    (event,) = codec.decode(value)
+    assert isinstance(event, Event)
+    return event
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+names = texts.filter(lambda name: name not in codec.FIELDS)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> Event:
+    """Any event that the contract allows."""
+    kind = draw(st.sampled_from(TYPES))
+    optional = {
+        name: draw(st.none() | texts)
+        for name in ("session_id", "item_id", "title", "category", "brand", "currency", "query", "prediction_id")
+    }
+    if kind in NEEDS_ITEM and not optional["category"]:
+        optional["item_id"] = draw(texts)
+    rest = draw(st.dictionaries(names, values, max_size=3))
+    return Event(
+        event_id=draw(texts),
+        type=kind,  # type: ignore[arg-type]
+        user_id=draw(texts),
+        ts_ms=draw(st.integers(0, codec.MAX_TS_MS)),
+        price=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+        quantity=draw(st.none() | int64),
+        position=draw(st.none() | int64),
+        consent=draw(st.booleans()),
+        properties=json.dumps(rest) if rest else None,
+        **optional,
+    )
+
+
+def alike(event: Event) -> Event:
+    """The event with its properties as parsed and written in one way."""
+    same = event.properties and json.dumps(json.loads(event.properties), sort_keys=True)
+    return msgspec.structs.replace(event, properties=same)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events())
+def test_event_survives_the_wire(event: Event) -> None:
+    """What is encoded is decoded to the same event, unknown fields included."""
+    assert alike(only(codec.encode_event(event))) == alike(event)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(events(), max_size=4))
+def test_array_keeps_order(several: list[Event]) -> None:
+    """An array gives its events in order."""
+    value = b"[" + b",".join(codec.encode_event(event) for event in several) + b"]"
+    decoded = codec.decode(value)
+    assert [alike(e) for e in decoded if isinstance(e, Event)] == [alike(e) for e in several]
+    assert len(decoded) == len(several)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
+def test_anything_is_judged(value: bytes) -> None:
+    """Whatever the bytes, the answer is events, bad elements or a `BadEvent`, never another exception."""
+    try:
+        assert all(isinstance(element, Event | BadElement) for element in codec.decode(value))
+    except BadEvent as bad:
+        assert bad.reason in ("bad-json", "schema")  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "says"),
+    [
+        (b"{", "bad-json", "not JSON"),
+        (b"\xff\xfe", "bad-json", "not JSON"),
+        (b"[" * 100_000, "bad-json", "not JSON"),
+        (b'{"a":' * 40_000, "bad-json", "not JSON"),
+        (message()[:-1] + b',"x":"\xff"}', "bad-json", "not JSON"),
+        (message()[:-1] + b',"x":"\\ud800"}', "bad-json", "not JSON"),
+        (message()[:-1] + b',"x":NaN}', "bad-json", "not JSON"),
+        (b"3", "schema", "JSON object"),
+        (b"null", "schema", "JSON object"),
+        (b"", "schema", "empty"),
+        (None, "schema", "empty"),
+        (message(event_id=...), "schema", "event_id"),
+        (message(event_id="x" * 65), "schema", "event_id"),
+        (message(event_id=""), "schema", "event_id"),
+        (message(user_id=""), "schema", "user_id"),
+        (message(user_id=7), "schema", "user_id"),
+        (message(type="vieww"), "schema", "type"),
+        (message(ts="2026-11-24T10:00:00"), "schema", "ts"),
+        (message(ts="yesterday"), "schema", "ts"),
+        (message(ts=1.5), "schema", "ts"),
+        (message(ts=True), "schema", "ts"),
+        (message(ts=-1), "schema", "ts"),
+        (message(ts="1969-12-31T23:59:59Z"), "schema", "ts"),
+        (message(ts=codec.MAX_TS_MS + 1), "schema", "ts"),
+        (message(price="9"), "schema", "price"),
+        (message(price=True), "schema", "price"),
+        (message(quantity=1.5), "schema", "quantity"),
+        (message(quantity=2**63), "schema", "quantity"),
+        (message(position="3", extra=1), "schema", "position"),
+        (message(consent="no"), "schema", "consent"),
+        (message(title=["a"]), "schema", "title"),
+        (message(item_id=...), "schema", "item_id"),
+        (message(item_id="", category=""), "schema", "item_id"),
+        (message(title="x" * codec.LIMIT_BYTES), "too-large", "limit"),
+    ],
+    ids=lambda part: repr(part)[:40] if isinstance(part, bytes) else None,
+)
+def test_bad_message_says_why(value: bytes | None, reason: str, says: str) -> None:
+    """A message that breaks the contract names the reason and the field."""
+    with pytest.raises(BadEvent, match=says) as bad:
+        codec.decode(value)
+    assert bad.value.reason == reason
+    assert len(str(bad.value)) <= codec.MESSAGE_CHARS
+
+
+def test_half_bad_array_keeps_the_good() -> None:
+    """The good elements of an array are kept, each bad one stands in its place with its reason."""
+    value = b"[" + b",".join([message(), b"7", message(price="x"), message(event_id="e2", extra=1), b"[]"]) + b"]"
+    decoded = codec.decode(value)
+    assert [isinstance(element, Event) for element in decoded] == [True, False, False, True, False]
+    assert [(e.n, e.reason) for e in decoded if isinstance(e, BadElement)] == [(n, "schema") for n in (1, 2, 4)]
+
+
+def test_broken_array_is_bad_as_a_whole() -> None:
+    """An array that is no JSON gives no element, not even those before the break."""
+    with pytest.raises(BadEvent) as bad:
+        codec.decode(b"[" + message() + b",{]")
+    assert bad.value.reason == "bad-json"
+
+
+def test_empty_array_holds_no_event() -> None:
+    """An empty array is legal and holds nothing."""
+    assert codec.decode(b" [ ] ") == []
+
+
+@pytest.mark.parametrize(
+    "ts", ["2023-11-14T22:13:20Z", "2023-11-14T23:13:20.000+01:00", "2023-11-14t22:13:20.0009z", 1_700_000_000_000]
+)
+def test_instant_is_milliseconds(ts: str | int) -> None:
+    """RFC 3339 with an offset and epoch milliseconds say the same instant; finer fractions are cut."""
+    assert only(message(ts=ts)).ts_ms == 1_700_000_000_000
+
+
+def test_null_and_empty_are_absent() -> None:
+    """An optional field that is null or an empty text is absent; consent is then given."""
+    event = only(message(type="search", item_id=None, query="", session_id="", consent=None, price=None))
+    assert (event.query, event.session_id, event.item_id, event.price, event.consent) == (None, None, None, None, True)
+
+
+def test_unknown_fields_are_kept_as_written() -> None:
+    """Numbers of any size and the writer's own notation stay in the properties."""
+    event = only(message()[:-1] + b',"n":123456789012345678901234567890,"f":1.50,"properties":{"a":[]}}')
+    assert event.properties == '{"n":123456789012345678901234567890,"f":1.50,"properties":{"a":[]}}'
+
+
+def record(value: bytes | None) -> Any:
+    """A Kafka record with a header of its own."""
+    return SimpleNamespace(topic="t", partition=3, offset=41, key=b"u1", value=value, headers=[("trace", b"1")])
+
+
+def headers_of(headers: list[tuple[str, bytes]]) -> dict[str, str]:
+    """Headers as text."""
+    return {name: value.decode() for name, value in headers}
+
+
+def test_dead_letter_is_untouched_and_says_why() -> None:
+    """Key, value and the record's own headers stay; Kafka Connect's headers say where from and why."""
+    key, value, headers = codec.dead_letter(record(b"{"), BadEvent("bad-json", "not JSON: truncated"))
+    assert (key, value) == (b"u1", b"{")
+    told = headers_of(headers)
+    assert told["trace"] == "1"
+    assert told["x-reason"] == "bad-json"
+    assert told["__connect.errors.topic"] == "t"
+    assert (told["__connect.errors.partition"], told["__connect.errors.offset"]) == ("3", "41")
+    assert told["__connect.errors.exception.message"] == "not JSON: truncated"
+    assert {"__connect.errors.stage", "__connect.errors.exception.class.name"} <= told.keys()
+    assert "x-bad-elements" not in told
+
+
+def test_dead_letter_names_the_bad_elements() -> None:
+    """A partly bad array names the places of what was not stored, in few bytes however many they are."""
+    value = b"[" + b",".join([b"1"] * 100_000) + b"]"
+    bad = [element for element in codec.decode(value) if isinstance(element, BadElement)]
+    told = headers_of(codec.dead_letter(record(value), bad)[2])
+    assert told["x-bad-elements"] == "0-99999"
+    assert told["x-reason"] == "schema"
+    assert "99999 more" in told["__connect.errors.exception.message"]
+
+
+def prediction(**changes: Any) -> codec.Prediction:
+    """A prediction as a worker emits it."""
+    trigger = codec.Trigger(event_id="e1", topic="t", partition=0, offset=7)
+    fields: dict[str, Any] = {
+        "prediction_id": codec.prediction_id(trigger, "u1", "s1", "v1"),
+        "user_id": "u1",
+        "session_id": "s1",
+        "trigger": trigger,
+        "event_ts": codec.instant(1_700_000_000_123),
+        "predicted_at": codec.instant(1_700_000_000_200),
+        "expires_at": codec.instant(1_700_001_800_123),
+        "model_version": "v1",
+        "reason": "fallback",
+        "items": codec.ranked_items([("i1", 0.5), ("i2", 0.25)]),
+        "categories": codec.ranked_categories([("靴 > 👟", 0.75)]),
+        "none_probability": 0.25,
+    }
+    return codec.Prediction(**(fields | changes))
+
+
+def test_prediction_survives_the_wire() -> None:
+    """A prediction is read back as it was; its instants are RFC 3339 in UTC, fields of later versions are ignored."""
+    value = codec.encode_prediction(prediction())
+    assert codec.decode_prediction(value[:-1] + b',"later":1}') == prediction()
+    told = json.loads(value)
+    assert told["event_ts"] == "2023-11-14T22:13:20.123000Z"
+    assert told["items"][1] == {"item_id": "i2", "probability": 0.25, "rank": 2}
+    assert told["purchase_probability"] is None
+
+
+def test_prediction_id_is_a_function_of_trigger_and_version() -> None:
+    """The same trigger and version give the same id, another version or another user of the message another."""
+    trigger = codec.Trigger(event_id="e1", topic="t", partition=0, offset=7)
+    one = codec.prediction_id(trigger, "u1", "s1", "v1")
+    assert one == codec.prediction_id(trigger, "u1", "s1", "v1")
+    others = {codec.prediction_id(trigger, "u1", "s1", "v2"), codec.prediction_id(trigger, "u2", "s2", "v1")}
+    assert len({one} | others) == 3
