@@ -1,0 +1,191 @@
+"""The control log: commands and facts, folded by every process, followed without a consumer group."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import kafka
+import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+VERDICTS = 50  # kept in the state
+LIVE = frozenset({"cadence", "window", "tune"})
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A command (`cadence.set`) or a fact (`champion.changed`), with who said it and when."""
+
+    id: str
+    kind: str
+    at_ms: int
+    by: str
+    data: dict[str, Any] = {}
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Retraining stands still until then; a pause always has an end."""
+
+    until_ms: int
+    by: str
+
+
+class ControlState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the control log says so far."""
+
+    champion: str | None = None
+    predecessor: str | None = None
+    pinned: bool = False
+    pinned_by: str | None = None
+    pins: frozenset[str] = frozenset()  # versions that are kept whatever their age
+    dials: dict[str, Any] = {}  # live settings: {name: {value, by, at_ms}}
+    pause: Pause | None = None
+    forgotten: frozenset[str] = frozenset()
+    versions: tuple[str, ...] = ()
+    verdicts: tuple[dict[str, Any], ...] = ()
+    asked: Entry | None = None  # the newest `retrain.now`
+    entries: int = 0
+
+
+def fold(state: ControlState, entry: Entry) -> ControlState:
+    """One entry more; an unknown kind changes nothing but the count."""
+    step = _STEPS.get(entry.kind)
+    changes = step(state, entry) if step is not None else {}
+    return msgspec.structs.replace(state, entries=state.entries + 1, **changes)
+
+
+def _champion(state: ControlState, entry: Entry) -> dict[str, Any]:
+    if entry.data.get("predecessor") != state.champion or state.pinned:
+        return {}  # stale, or made before it saw the pin
+    return {"champion": entry.data["version"], "predecessor": state.champion}
+
+
+def _by_hand(state: ControlState, entry: Entry) -> dict[str, Any]:
+    """Promote and roll back by hand pin: automatic promotion waits for `model.unpin`."""
+    version = entry.data.get("version") or state.predecessor
+    if version is None:
+        return {}
+    return {
+        "champion": version,
+        "predecessor": state.champion,
+        "pinned": True,
+        "pinned_by": entry.by,
+        "pins": state.pins | {version},
+    }
+
+
+def _pin(state: ControlState, entry: Entry) -> dict[str, Any]:
+    version = entry.data.get("version") or state.champion
+    return {"pinned": True, "pinned_by": entry.by, "pins": state.pins | ({version} if version else set())}
+
+
+def _set(state: ControlState, entry: Entry) -> dict[str, Any]:
+    said = {k: {"value": v, "by": entry.by, "at_ms": entry.at_ms} for k, v in entry.data.items() if k in LIVE}
+    return {"dials": state.dials | said}
+
+
+def _verdict(state: ControlState, entry: Entry) -> dict[str, Any]:
+    verdict = {**entry.data, "at_ms": entry.at_ms}
+    return {"verdicts": (*state.verdicts, verdict)[-VERDICTS:]}
+
+
+_STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
+    "champion.changed": _champion,
+    "model.promote": _by_hand,
+    "model.rollback": _by_hand,
+    "model.pin": _pin,
+    "model.unpin": lambda s, e: {"pinned": False, "pinned_by": None, "pins": frozenset()},
+    "cadence.set": _set,
+    "cadence.reset": lambda s, e: {"dials": {}},
+    "pause": lambda s, e: {"pause": Pause(until_ms=int(e.data["until_ms"]), by=e.by)},
+    "resume": lambda s, e: {"pause": None},
+    "retrain.now": lambda s, e: {"asked": e},
+    "retrain.judged": _verdict,
+    "version.published": lambda s, e: {"versions": (*s.versions, e.data["version"])},
+    "forget": lambda s, e: {"forgotten": s.forgotten | {e.data["user_id"]}},
+}
+
+
+class ControlWriter:
+    """Appends entries; each is acknowledged before `append` returns."""
+
+    def __init__(self, kafka_: str, topic: str = "interest.control") -> None:
+        self.topic = topic
+        self._producer = kafka.KafkaProducer(bootstrap_servers=kafka_.split(","), acks="all", enable_idempotence=False)
+
+    def append(self, kind: str, data: dict[str, Any] | None = None, *, by: str) -> Entry:
+        """Write one entry; raises kafka.errors.KafkaError where the broker does not take it within 20 s."""
+        entry = Entry(id=uuid.uuid4().hex[:12], kind=kind, at_ms=int(time.time() * 1000), by=by, data=data or {})
+        self._producer.send(self.topic, value=msgspec.json.encode(entry), partition=0).get(timeout=20)
+        return entry
+
+    def close(self) -> None:
+        self._producer.close(timeout=5)
+
+
+class ControlLog:
+    """Reads the whole log in a thread and follows it; `state` is always a fold of all that was read."""
+
+    def __init__(
+        self, kafka_: str, on_entry: Callable[[Entry], None] | None = None, topic: str = "interest.control"
+    ) -> None:
+        self.kafka, self.on_entry, self.topic = kafka_, on_entry, topic
+        self.state = ControlState()
+        self._caught_up, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="control-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read, from the first entry."""
+        self._thread.start()
+
+    def caught_up(self, timeout_s: float) -> bool:
+        """Wait until all that was in the log at the start has been folded."""
+        return self._caught_up.wait(timeout_s)
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join(5)
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._read()
+            except kafka.errors.KafkaError as error:
+                log.warning("The control log cannot be read just now.", error=str(error))
+                self._stop.wait(1)
+
+    def _read(self) -> None:
+        part = kafka.TopicPartition(self.topic, 0)
+        consumer = kafka.KafkaConsumer(bootstrap_servers=self.kafka.split(","), enable_auto_commit=False)
+        try:
+            consumer.assign([part])
+            consumer.seek_to_beginning(part)
+            state, idle = ControlState(), 0
+            while not self._stop.is_set():
+                records = consumer.poll(timeout_ms=250).get(part, [])
+                for record in records:
+                    state = self._take(state, record.value)
+                idle = 0 if records else idle + 1
+                if state.entries >= self.state.entries:
+                    self.state = state
+                end = consumer.highwater(part)  # known after the first fetch, which Tansu answers right too
+                if end is not None and consumer.position(part) >= end or idle >= 8:
+                    self._caught_up.set()
+        finally:
+            consumer.close()
+
+    def _take(self, state: ControlState, value: bytes) -> ControlState:
+        try:
+            entry = msgspec.json.decode(value, type=Entry)
+        except msgspec.MsgspecError as error:
+            log.warning("An entry of the control log cannot be read and is passed over.", error=str(error))
+            return state
+        if self.on_entry is not None:
+            self.on_entry(entry)
+        return fold(state, entry)
