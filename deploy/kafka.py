@@ -126,6 +126,8 @@ def _properties(host: str, port: int, data: Path) -> str:
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": data / "log",
+        "broker.heartbeat.interval.ms": 500,
+        "broker.session.timeout.ms": 3_000,  # a killed broker is let in again when its last session is over
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
         "offsets.topic.num.partitions": 4,

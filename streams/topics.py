@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from kafka import errors
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
 
 DAY_MS = 86_400_000
+CONNECT_S = 5.0
 EVENT_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
@@ -138,16 +140,30 @@ def log_id(cluster: str | None, topic: uuid.UUID | str | None) -> str:
 
 @contextlib.contextmanager
 def _admin(kafka: str, security: Mapping[str, Any] | None) -> Iterator[Any]:
+    _require_listener(kafka)
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=kafka.split(","), client_id="nextclick", bootstrap_timeout_ms=5_000, **(security or {})
         )
-    except (errors.KafkaError, OSError, ValueError) as error:
+    except (errors.KafkaError, OSError) as error:
         raise BrokerUnreachable(kafka, type(error).__name__) from error
     try:
         yield admin
     finally:
         admin.close()
+
+
+def _require_listener(kafka: str) -> None:
+    """Say at once that nothing listens, instead of trying again for seconds."""
+    why: object = "no address"
+    for address in kafka.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+            return
+        except (OSError, ValueError, OverflowError) as error:
+            why = error
+    raise BrokerUnreachable(kafka, why)
 
 
 def _create(admin: Any, missing: dict[str, Shape], replication: int) -> None:

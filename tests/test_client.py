@@ -1,0 +1,110 @@
+"""The client: light to import, strict before it sends, and no older news."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+
+import msgspec
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from deploy import broker
+from featurestore.events import Event
+from streams import client, codec
+
+HEAVY = ("torch", "faust", "duckdb", "aiokafka", "numpy", "pyarrow", "transformers", "structlog")
+
+
+def test_import_is_light() -> None:
+    """`streams.client` brings none of the heavy packages."""
+    program = f"import sys, streams.client; print(*({set(HEAVY)} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def event(**changes: object) -> Event:
+    """A good event."""
+    fields = {"event_id": "e1", "type": "view", "user_id": "u1", "ts_ms": 1, "item_id": "i1"} | changes
+    return msgspec.convert(fields, Event)
+
+
+def prediction(offset: int, partition: int = 0) -> client.Prediction:
+    """A prediction triggered at an offset."""
+    return codec.Prediction(
+        prediction_id=f"p{offset}",
+        user_id="u1",
+        session_id="s1",
+        trigger=codec.Trigger(event_id="e1", topic="t", partition=partition, offset=offset),
+        event_ts=codec.instant(1),
+        predicted_at=codec.instant(2),
+        expires_at=codec.instant(3),
+        model_version="v1",
+        reason="model",
+        categories=[],
+        items=[],
+        none_probability=1.0,
+    )
+
+
+def test_older_trigger_is_no_news() -> None:
+    """An upsert ignores a lower offset of the same partition and takes an equal, a higher or another partition's."""
+    latest = client.LatestPredictions()
+    assert latest.upsert(prediction(5))
+    assert not latest.upsert(prediction(4))
+    assert latest.by_user["u1"].prediction_id == "p5"
+    assert latest.upsert(prediction(5))
+    assert latest.upsert(prediction(6))
+    assert latest.upsert(prediction(1, partition=1))
+
+
+def check_round_trip(address: str) -> None:
+    """Events arrive keyed by their user, bad ones never leave, predictions are read without tombstones."""
+    sent, told = (f"{name}.{uuid.uuid4().hex[:8]}" for name in ("sent", "told"))
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    admin.create_topics(
+        {t: {"num_partitions": 1, "replication_factor": 1} for t in (sent, told)}, wait_for_metadata=True
+    )
+    admin.close()
+
+    with client.EventProducer(address, sent) as producer:
+        producer.send(event(title="靴 👟"))
+        producer.send({"event_id": "e2", "type": "search", "user_id": "u2", "ts": "2026-11-24T10:00:00Z", "x": 1})
+        with pytest.raises(codec.BadEvent, match="price"):
+            producer.send({"event_id": "e3", "type": "search", "user_id": "u2", "ts": 1, "price": "9"})
+        producer.flush(10)
+    reader = KafkaConsumer(bootstrap_servers=address)
+    reader.assign([TopicPartition(sent, 0)])
+    reader.seek(TopicPartition(sent, 0), 0)
+    records = [next(reader), next(reader)]
+    reader.close()
+    assert [record.key for record in records] == [b"u1", b"u2"]
+    assert codec.decode(records[0].value) == [event(title="靴 👟")]
+
+    raw = KafkaProducer(bootstrap_servers=address, enable_idempotence=False)
+    for value in (codec.encode_prediction(prediction(1)), None, codec.encode_prediction(prediction(2))):
+        raw.send(told, key=b"u1", value=value)
+    raw.close()
+    with client.PredictionConsumer(address, told, from_start=True) as consumer:
+        stream = iter(consumer)
+        assert [next(stream), next(stream)] == [prediction(1), prediction(2)]
+
+
+def test_round_trip_through_the_embedded_broker() -> None:
+    """The client works with the embedded broker."""
+    with broker.embedded(port=0) as embedded:
+        check_round_trip(embedded.address)
+
+
+@pytest.mark.kafka
+def test_round_trip_through_kafka(kafka: str) -> None:
+    """The client works with a real Kafka."""
+    check_round_trip(kafka)
+
+
+def test_array_is_not_sent() -> None:
+    """The client sends one event a call: what is no mapping of fields is refused."""
+    with pytest.raises((TypeError, ValueError)):
+        client.EventProducer.send(object.__new__(client.EventProducer), [1, 2])  # type: ignore[arg-type]
