@@ -64,6 +64,9 @@ SELECT $columns FROM events
 WHERE topic = ? AND "partition" = ? AND "offset" >= ? AND "offset" < ?
 ORDER BY "offset", n
 
+-- name: all_rows
+SELECT $columns FROM events
+
 -- name: drop_rows
 DELETE FROM events WHERE topic = ? AND "partition" = ?
 

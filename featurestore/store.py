@@ -134,7 +134,7 @@ class Store:
 
     def flush_rows(self, key: PartitionKey, first: int, nxt: int) -> pa.Table:
         """The rows with offsets in [first, nxt) in offset order, for the lake."""
-        found = self._con.execute(query("flush_rows"), [key.topic, key.partition, first, nxt]).to_arrow_table()
+        found = self._con.sql(query("flush_rows"), params=[key.topic, key.partition, first, nxt]).to_arrow_table()
         return found.cast(SCHEMA)
 
     def forget(self, users: Collection[str]) -> None:
@@ -145,7 +145,7 @@ class Store:
         for leftover in (fresh, _wal(fresh)):
             leftover.unlink(missing_ok=True)
         copy = Store(fresh, self.keep_ms)
-        held = self._con.execute(f"SELECT {_NAMES} FROM events").to_arrow_table()
+        held = self._con.sql(query("all_rows")).to_arrow_table()
         with copy._transaction():
             copy._insert(held)
             copy._upsert(self._progress)

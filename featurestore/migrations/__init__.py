@@ -1,0 +1,5 @@
+"""Steps of the store's schema, in order; a step that was released never changes."""
+
+from featurestore.migrations import m001_events
+
+STEPS: tuple[tuple[str, str], ...] = (("m001_events", m001_events.SQL),)
