@@ -157,15 +157,24 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="horizon.purchase", default="24h", parse=_positive, clock="event", help="how far off a purchase may be"),
     Dial(name="cadence", default="60s", parse=_positive, clock="wall", live=True, help="time between retrains"),
     Dial(name="window", default="200000", parse=_count, clock="event", live=True, help="the newest cuts trained on"),
-    Dial(name="window.age", default="14d", parse=_positive, clock="event", live=True, help="the oldest cut trained on"),
+    Dial(name="window.age", default="14d", parse=_positive, clock="event", help="the oldest cut trained on"),
     Dial(name="tune", default="lora", parse=_tune, clock="wall", live=True, help="how the language model is tuned"),
-    Dial(name="tune.every", default="auto", parse=_every, clock="wall", live=True,
-         help="time between tunings; auto: every cadence on a GPU, else 6h"),
-    Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", live=True, help="time one tuning may take"),
-    Dial(name="n_min", default="500", parse=_count, live=True, help="held-out labels a verdict needs"),
-    Dial(name="epochs", default="2", parse=_count, live=True, help="passes over the window in one retrain"),
-    Dial(name="encoder", default="auto", parse=_text,
-         help="a Hugging Face encoder by path or name; auto: MiniLM where installed; none: hashed character n-grams"),
+    Dial(
+        name="tune.every",
+        default="auto",
+        parse=_every,
+        clock="wall",
+        help="time between tunings; auto: every cadence on a GPU, else 6h",
+    ),
+    Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", help="time one tuning may take"),
+    Dial(name="n_min", default="500", parse=_count, help="held-out labels a verdict needs"),
+    Dial(name="epochs", default="2", parse=_count, help="passes over the window in one retrain"),
+    Dial(
+        name="encoder",
+        default="auto",
+        parse=_text,
+        help="a Hugging Face encoder by path or name; auto: MiniLM where installed; none: hashed character n-grams",
+    ),
     Dial(name="store.keep", default="24h", parse=_positive, clock="event", help="how long the store keeps rows"),
     Dial(name="store.folder", default="nextclick-store", parse=_path, help="where <worker>.duckdb lies"),
     Dial(name="lake.keep", default="30d", parse=_positive, clock="event", help="how long the lake keeps rows"),
@@ -180,7 +189,7 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="shared", default="nextclick-data", parse=_path, help="the shared folder: lake, versions, encoders"),
     Dial(name="worker", default="", parse=_name, help="this worker's name, of its store file and its beats"),
     Dial(name="http.port", default="0", parse=_port, help="port of the worker's web server on loopback; 0: none"),
-)  # fmt: skip
+)
 BY_NAME: Mapping[str, Dial] = {d.name: d for d in DIALS}
 
 
@@ -209,8 +218,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values = {}
         for dial in DIALS:
             said = next(((source, layer[dial.name]) for source, layer in layers if dial.name in layer), None)
-            source, raw = said if said is not None else ("default", dial.default or _host())
-            who = raw if isinstance(raw, Mapping) else {"value": raw}
+            default: tuple[Source, Any] = ("default", dial.default or _host())
+            source, raw = said if said is not None else default
+            who: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"value": raw}
             values[dial.name] = Value(
                 text=_plain(who.get("value")), value=parsed(dial, who.get("value"), source), source=source,
                 by=who.get("by"), at_ms=who.get("at_ms"),
@@ -243,6 +253,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def source(self, name: str) -> Source:
         """Who said so."""
         return self.values[name].source
+
+    def changed(self, **said: str) -> Settings:
+        """The same settings with some given anew, as if by an option; dots as double underscores."""
+        new: dict[str, Value] = {}
+        for key, text in said.items():
+            dial = BY_NAME[key.replace("__", ".")]
+            new[dial.name] = Value(text=text, value=parsed(dial, text, "option"), source="option")
+        return msgspec.structs.replace(self, values=self.values | new)
 
     def options(self) -> list[str]:
         """`--set` arguments that give a child process exactly these values (live ones stay free for control)."""

@@ -14,7 +14,9 @@ def test_child_is_restarted_with_growing_back_off(tmp_path: Path) -> None:
     clock, said = [0.0], list[str]()
     supervisor = Supervisor(said.append, now=lambda: clock[0])
     child = Child(
-        name="worker", command=[sys.executable, "-S", "-c", "print('no luck');exit(3)"], output=tmp_path / "w"
+        name="worker",
+        command=[sys.executable, "-S", "-c", "print('no luck');raise SystemExit(3)"],
+        output=tmp_path / "w",
     )
     supervisor.start(child)
     for wait in (1, 2):

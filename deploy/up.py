@@ -1,0 +1,361 @@
+"""Everything on one machine: broker, topics, worker, trainer and input under one supervisor, told in plain lines."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from deploy import broker, history, replay
+from deploy.demo import shop
+from deploy.settings import Settings, written
+from deploy.supervisor import Child, Supervisor
+from featurestore import lake
+from streams import control, topics
+
+READY_S = 120.0
+DRAIN_S = 90.0
+LINE_S = 5.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run: which input, how long, and how to tell."""
+
+    replay: Path | None = None
+    speed: float | None = None
+    simulate: bool = False
+    rate: float = 30.0
+    users: int = 2_000
+    seed: int = 7
+    history_ms: int = 0
+    for_ms: int | None = None
+    json: bool = False
+
+
+class NotReady(RuntimeError):
+    """The worker did not become ready in time; the message names its log."""
+
+
+class Watch:
+    """What can be seen from outside: beats, predictions, dead letters."""
+
+    def __init__(self, settings: Settings, *, from_start: bool) -> None:
+        self.settings, self.names, self.from_start = settings, settings.topics(), from_start
+        self.beats: dict[str, dict[str, Any]] = {}
+        self.predictions = self.dead_letters = self.recent = 0
+        self.newest: dict[str, tuple[int, int]] = {}  # user -> (partition, offset) of the newest trigger
+        self.latest: dict[str, Any] | None = None
+        self.titles: dict[str, str] = {}
+        self.latency_ms: dict[str, float] | None = None
+        self.failed: Exception | None = None
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def start(self) -> None:
+        """Follow what is written from now on (`from_start`: everything, on a broker that this run started)."""
+        self._consumer = self._connected()
+        self._thread.start()
+
+    def _connected(self) -> Any:
+        from kafka import KafkaConsumer, TopicPartition
+
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.settings.kafka.split(","), group_id=None, enable_auto_commit=False,
+            auto_offset_reset="earliest", fetch_max_wait_ms=100,
+        )  # fmt: skip
+        watched = (self.names.state, self.names.predictions, self.names.dead_letters, *self.names.events)
+        parts = [TopicPartition(t, p) for t in watched for p in consumer.partitions_for_topic(t) or ()]
+        consumer.assign(parts)
+        if self.from_start:  # the embedded broker says a wrong latest offset
+            consumer.seek_to_beginning(*parts)
+            return consumer
+        for part, end in consumer.end_offsets(parts).items():  # an older run's records are not this run's
+            consumer.seek(part, end)
+        return consumer
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                for part, records in self._consumer.poll(timeout_ms=200).items():
+                    for record in records:
+                        self._take(part.topic, record)
+        except Exception as error:
+            self.failed = error
+        finally:
+            self._consumer.close()
+
+    def _take(self, topic: str, record: Any) -> None:
+        if topic == self.names.dead_letters:
+            self.dead_letters += 1
+        elif record.value is None:
+            return
+        elif topic == self.names.state:
+            self._beat(orjson.loads(record.value))
+        elif topic == self.names.predictions:
+            self._prediction(orjson.loads(record.value))
+        else:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                self._title(orjson.loads(record.value))
+
+    def _beat(self, beat: dict[str, Any]) -> None:
+        self.beats[beat["worker"]] = beat
+        if beat.get("lag") == 0 and beat.get("latency_ms"):
+            self.latency_ms = beat["latency_ms"]
+
+    def _prediction(self, said: dict[str, Any]) -> None:
+        self.predictions += 1
+        self.recent += 1
+        self.latest = said
+        trigger = said["trigger"]
+        at, known = (trigger["partition"], trigger["offset"]), self.newest.get(said["user_id"])
+        if known is None or known[0] != at[0] or known < at:
+            self.newest[said["user_id"]] = at
+
+    def _title(self, said: Any) -> None:
+        for event in said if isinstance(said, list) else [said]:
+            if (
+                isinstance(event, dict)
+                and isinstance(event.get("item_id"), str)
+                and isinstance(event.get("title"), str)
+            ):
+                if len(self.titles) > 100_000:
+                    self.titles.clear()
+                self.titles[event["item_id"]] = event["title"]
+
+    def total(self, name: str) -> int:
+        """A count over all workers' newest beats."""
+        return sum(int(b.get(name) or 0) for b in self.beats.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every event partition has an owner that beats."""
+        owned = {p for b in self.beats.values() for p in b.get("partitions", ())}
+        return len(owned) >= 8 * len(self.names.events)
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join(10)
+
+
+class Input:
+    """The thread that sends events; it counts what it sent."""
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        self.sent = replay.Sent()
+        self.failed: Exception | None = None
+        self.done = not (plan.replay or plan.simulate)
+        self._settings, self._plan, self._stop = settings, plan, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="input")
+
+    def start(self) -> None:
+        """Send from now on."""
+        if not self.done:
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            producer = replay.producer(self._settings.kafka)
+            source, speed = source_of(self._plan)
+            replay.play(source, producer, self._settings["topics.events"][0], speed=speed, sent=self.sent,
+                        stopped=self._stop.is_set)  # fmt: skip
+            producer.close(timeout=10)
+        except Exception as error:
+            self.failed = error
+        self.done = True
+
+    def stop(self) -> None:
+        """Send no more; what was handed over is flushed."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(60)
+
+
+def source_of(plan: Plan) -> tuple[Iterator[replay.Line], float | None]:
+    """The lines of the plan's input and the speed to send them at."""
+    if plan.replay is not None:
+        return replay.lines(plan.replay), plan.speed
+    made = shop.Shop(seed=plan.seed, users=plan.users, rate=plan.rate, start_ms=int(time.time() * 1000))
+    return (replay.Line(m.key.encode(), m.value, m.at_ms, m.events) for m in made.messages()), 1.0
+
+
+def write_history(settings: Settings, plan: Plan, end_ms: int) -> int:
+    """Simulated history through the lake, before anything is live; how many events."""
+    past = shop.history(seed=plan.seed, users=plan.users, rate=plan.rate, end_ms=end_ms, duration_ms=plan.history_ms)
+    return history.write(past, lake.Lake(settings.shared, "history"), settings.sessions())
+
+
+def run(settings: Settings, plan: Plan, *, embedded: bool, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Run until `for_ms` after it was ready, or until stopped; the summary of what happened."""
+    out = sys.stderr if plan.json else sys.stdout
+    tell = say or (lambda text: print(text, file=out, flush=True))
+    stopped = threading.Event()
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                old = signal.signal(number, lambda *_: stopped.set())
+                stack.callback(signal.signal, number, old)
+        if embedded:
+            started = stack.enter_context(broker.embedded(port=0))
+            settings = settings.changed(kafka=started.address)
+            tell(f"embedded broker on {started.address} (in memory: everything in it ends with this command)")
+        for difference in topics.ensure(settings.kafka, settings.topics()):
+            tell(f"topic {difference.topic}: {difference.setting} is {difference.found}, wanted {difference.wanted}")
+        if plan.history_ms and plan.simulate:
+            count = write_history(settings, plan, int(time.time() * 1000))
+            tell(f"history: {count:,} simulated events of {written(plan.history_ms)} in the lake")
+        return _supervised(settings, plan, stopped, tell, embedded)
+
+
+def _supervised(
+    settings: Settings, plan: Plan, stopped: threading.Event, tell: Callable[[str], None], embedded: bool
+) -> dict[str, Any]:
+    watch, feed = Watch(settings, from_start=embedded), Input(settings, plan)
+    log = control.ControlLog(settings.kafka, topic=settings.topics().control)
+    supervisor = Supervisor(tell)
+    log.start()
+    watch.start()
+    logs = settings.shared / "logs"
+    try:
+        for name in ("worker", "trainer"):
+            command = [sys.executable, "-m", f"deploy.{name}", *settings.options()]
+            supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log"))
+        tell(f"worker and trainer are starting; their logs: {logs}")
+        _until_ready(watch, supervisor, stopped, logs)
+        if not stopped.is_set():
+            tell(f"ready: {settings.worker} owns {len(settings['topics.events'])} event topic(s) on {settings.kafka}")
+        feed.start()
+        _watch_until_over(plan, watch, feed, supervisor, stopped, log, tell)
+        feed.stop()
+        if plan.for_ms is not None:
+            _drain(watch, feed, supervisor, stopped)
+    finally:
+        supervisor.stop()
+        time.sleep(0.5)  # what was acknowledged last is still to be read
+        watch.stop()
+        state = log.state
+        log.close()
+    if feed.failed is not None:
+        raise feed.failed
+    result = summary(settings, watch, feed, state)
+    if not plan.json:
+        tell(orjson.dumps(result, option=orjson.OPT_INDENT_2, default=msgspec.to_builtins).decode())
+    return result
+
+
+def _until_ready(watch: Watch, supervisor: Supervisor, stopped: threading.Event, logs: Path) -> None:
+    end = time.monotonic() + READY_S
+    while not watch.ready and not stopped.wait(0.2):
+        supervisor.step()
+        if watch.failed is not None:
+            raise watch.failed
+        if time.monotonic() > end:
+            raise NotReady(f"the worker was not ready within {READY_S:.0f} s: read {logs / 'worker.log'}")
+
+
+def _watch_until_over(
+    plan: Plan, watch: Watch, feed: Input, supervisor: Supervisor, stopped: threading.Event,
+    log: control.ControlLog, tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    started = last = time.monotonic()
+    before = 0
+    while not stopped.wait(0.2):
+        supervisor.step()
+        now = time.monotonic()
+        if feed.failed is not None or watch.failed is not None:
+            raise feed.failed or watch.failed or RuntimeError
+        if plan.for_ms is not None and now - started >= plan.for_ms / 1000:
+            return
+        if now - last >= LINE_S:
+            tell(line(watch, log.state, feed.sent.events, before, now - last))
+            before, last, watch.recent = feed.sent.events, now, 0
+
+
+def _drain(watch: Watch, feed: Input, supervisor: Supervisor, stopped: threading.Event) -> None:
+    """Wait until every event that was sent has been judged and nothing lags, or nothing moves any more."""
+    end, seen, still = time.monotonic() + DRAIN_S, -1, 0
+    while time.monotonic() < end and not stopped.wait(1.1):  # a beat a second
+        supervisor.step()
+        judged = watch.total("stored") + watch.total("duplicates") + watch.total("rejected") + watch.predictions
+        still = still + 1 if judged == seen and watch.total("lag") == 0 else 0
+        seen = judged
+        if still >= 3:
+            return
+
+
+def line(watch: Watch, state: control.ControlState, sent: int, before: int, seconds: float) -> str:
+    """How things stand, in one line.
+
+    `12.0 events/s · 11.2 predictions/s · lag 0 · 140 open sessions · champion v000003-ab12cd · …`
+    """
+    parts = [
+        f"{(sent - before) / seconds:,.0f} events/s", f"{watch.recent / seconds:,.0f} predictions/s",
+        f"lag {watch.total('lag'):,}", f"{watch.total('open_sessions'):,} open sessions",
+        f"champion {state.champion or 'none yet: the memory answers'}",
+    ]  # fmt: skip
+    if state.verdicts:
+        last = state.verdicts[-1]
+        outcome = "accepted" if last.get("accepted") else "kept out"
+        parts.append(f"last retrain: {last.get('kind')} {outcome} ({last.get('reason')}, n={last.get('n')})")
+    return " · ".join(parts) + (f"\n    {told_prediction(watch)}" if watch.latest else "")
+
+
+def told_prediction(watch: Watch) -> str:
+    """The newest prediction with titles."""
+    said = watch.latest or {}
+    items = [f"{watch.titles.get(i['item_id'], i['item_id'])} {i['probability']:.0%}" for i in said["items"][:3]]
+    nothing = said.get("none_probability")
+    return f"{said['user_id']} → {', '.join(items) or '–'}" + (f"; nothing more {nothing:.0%}" if nothing else "")
+
+
+def summary(settings: Settings, watch: Watch, feed: Input, state: control.ControlState) -> dict[str, Any]:
+    """What this run did, counted in the lake's cover, the topics and the control log."""
+    cover = lake.Lake(settings.shared, "summary").cover()
+    counts: Counter[str] = Counter()
+    for key, progress in cover.progress.items():
+        if not key.topic.startswith("~"):
+            for name in ("stored", "duplicates", "rejected"):
+                counts[name] += getattr(progress, name)
+    latency = watch.latency_ms or {}
+    return {
+        "events_sent": feed.sent.events - feed.sent.failed,
+        "stored": counts["stored"],
+        "duplicates": counts["duplicates"],
+        "rejected": counts["rejected"],
+        "dead_letters": watch.dead_letters,
+        "predictions": watch.predictions,
+        "stale_users": stale_users(cover, watch.newest),
+        "versions": list(state.versions),
+        "swaps": watch.total("swaps"),
+        "verdicts": list(state.verdicts),
+        "champion": state.champion,
+        "latency_ms": {"p50": latency.get("p50"), "p99": latency.get("p99")},
+    }
+
+
+def stale_users(cover: lake.Cover, newest: dict[str, tuple[int, int]]) -> int:
+    """Users with a scorable row whose newest prediction's trigger is not their newest scorable row."""
+    import duckdb
+
+    with duckdb.connect() as con:
+        where = "consent AND NOT late AND topic NOT LIKE '~%'"
+        relation = cover.relation(["user_id", "partition", "offset"], where=where)
+        rows = con.execute(f'SELECT user_id, partition, max("offset") FROM ({relation}) GROUP BY ALL').fetchall()
+    last = {(user, part): offset for user, part, offset in rows}
+    users = {user for user, _ in last}
+    return sum(user not in newest or last.get((user, newest[user][0])) != newest[user][1] for user in users)
+
+
+def fresh_folder(root: Path) -> Path:
+    """A folder of its own for a run on a broker that forgets."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return next(p for n in itertools.count() if not (p := root / f"run-{stamp}{f'-{n}' if n else ''}").exists())
