@@ -144,7 +144,7 @@ class Ingest:
                 batch.touched[(element.user_id, folded.session.session_id)] = (tp, part, folded.session)
                 for gone in folded.row.absorbs:
                     batch.touched.pop((element.user_id, gone), None)
-            elif folded.outcome != "duplicate":
+            elif folded.outcome in ("future-ts", "too-late"):
                 bad.append(codec.BadElement(n, folded.outcome, f"event {element.event_id}: ts {element.ts_ms}"))
         if bad:
             self._reject(batch, record, bad)

@@ -1,0 +1,148 @@
+"""Event → text → vector: each distinct text is embedded once per encoder and shared by all processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+HASHED_DIM = 256
+TOKENS = 32  # of a text; what is longer says nothing more
+BATCH = 64
+SHARD_TEXTS = 4_096
+
+
+def item_text(title: str | None, category: str | None, brand: str | None, price: float | None) -> str:
+    """An item as the encoder reads it.
+
+    >>> item_text("Red shoe", "Sports > Shoes", None, 19.0)
+    'Red shoe | Sports > Shoes | 16-32'
+    """
+    bucket = f"{2 ** (int(price).bit_length() - 1)}-{2 ** int(price).bit_length()}" if price and price >= 1 else None
+    return " | ".join(part for part in (title, category, brand, bucket) if part)
+
+
+class Texts:
+    """Vectors of texts, unit length; encoder None means hashed character n-grams, which need no weights."""
+
+    def __init__(self, encoder: str | Path | None, shared: Path, writer: str) -> None:
+        self.encoder = None if encoder is None else str(encoder)
+        self.digest = digest(self.encoder)
+        self.folder = shared / "vectors" / self.digest
+        self.writer = writer
+        self.known: dict[str, Vectors] = {}
+        self._fresh: list[str] = []
+        self._read: set[str] = set()
+        self._model: Any = None
+        self._refresh()
+
+    def vectors(self, wanted: Sequence[str]) -> Vectors:
+        """One row a text, float32 [n, d]."""
+        missing = list(dict.fromkeys(t for t in wanted if t not in self.known))
+        if missing and self.encoder is not None:
+            self._refresh()
+            missing = [t for t in missing if t not in self.known]
+        for start in range(0, len(missing), BATCH):
+            part = missing[start : start + BATCH]
+            made = _hashed(part) if self.encoder is None else self._embedded(part)
+            self.known.update(zip(part, made, strict=True))
+        if self.encoder is not None:
+            self._fresh += missing
+            if len(self._fresh) >= SHARD_TEXTS:
+                self.save()
+        return np.stack([self.known[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        if self.encoder is None:
+            return HASHED_DIM
+        return int(self._loaded()[1].config.hidden_size)
+
+    def save(self) -> None:
+        """Write what was embedded since the last call as a shard of this writer."""
+        if not self._fresh:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(self.folder.glob(f"{self.writer}-*.parquet")))
+        path = self.folder / f"{self.writer}-{number}.parquet"
+        values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate([self.known[t] for t in self._fresh])), self.dim)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        pq.write_table(pa.table({"text": self._fresh, "vector": values}), temporary)
+        temporary.replace(path)
+        self._read.add(path.name)
+        self._fresh = []
+
+    def _refresh(self) -> None:
+        for path in sorted(self.folder.glob("*.parquet")):
+            if path.name not in self._read:
+                self._read.add(path.name)
+                table = pq.read_table(path)
+                flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                made = flat.astype(np.float32).reshape(len(table), -1)
+                self.known.update(zip(table["text"].to_pylist(), made, strict=True))
+
+    def _loaded(self) -> tuple[Any, Any]:
+        if self._model is None:
+            import torch
+            import transformers
+
+            transformers.utils.logging.disable_progress_bar()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.encoder)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model = transformers.AutoModel.from_pretrained(self.encoder, dtype=torch.float32).eval()
+            self._model = tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return self._model  # type: ignore[no-any-return]
+
+    def _embedded(self, wanted: list[str]) -> Vectors:
+        import torch
+
+        tokenizer, model = self._loaded()
+        batch = tokenizer(wanted, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return pooled(model, batch).cpu().numpy().astype(np.float32)  # type: ignore[no-any-return]
+
+
+def pooled(model: Any, batch: Any) -> Any:
+    """Mean of the token states under the mask, unit length: [n, d]."""
+    import torch
+
+    states = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+    mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return torch.nn.functional.normalize(mean, dim=-1)
+
+
+def digest(encoder: str | None) -> str:
+    """What names an encoder's vectors: a hash of its weights (of its name, where it comes from a hub)."""
+    if encoder is None:
+        return f"hashed-{HASHED_DIM}"
+    made = hashlib.blake2b(digest_size=8)
+    weights = sorted(Path(encoder).glob("*.safetensors")) or sorted(Path(encoder).glob("pytorch_model*.bin"))
+    for path in weights:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                made.update(block)
+    if not weights:
+        made.update(encoder.encode())
+    return made.hexdigest()
+
+
+def _hashed(wanted: list[str]) -> Vectors:
+    made = np.zeros((len(wanted), HASHED_DIM), np.float32)
+    for i, text in enumerate(wanted):
+        padded = f" {text.lower()} "
+        for start in range(max(1, len(padded) - 2)):
+            gram = hashlib.blake2b(padded[start : start + 3].encode(), digest_size=4).digest()
+            made[i, int.from_bytes(gram, "big") % HASHED_DIM] += 1.0
+    norms: Vectors = np.linalg.norm(made, axis=1, keepdims=True)
+    return made / np.maximum(norms, 1e-9)
