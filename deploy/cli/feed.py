@@ -1,0 +1,83 @@
+"""`nextclick replay | simulate | backtest`: events from a file or from nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from deploy.cli import options, processes
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file of one event a line.")],
+    speed: Annotated[str, typer.Option("--speed", help="Times as fast as it happened, or `unlimited`.")] = "unlimited",
+    kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Play a file into the event topic."""
+    from deploy import replay as playing
+
+    settings = options.settings_of(kafka, None, None, config, assigned)
+    rapid, source = processes.speed_of(speed), playing.lines(file)
+    first = next(source, None)  # an unreadable file is said before a broker is looked for
+    producer = playing.producer(settings.kafka)
+    started = time.monotonic()
+    every = source if first is None else itertools.chain((first,), source)
+    sent = playing.play(every, producer, settings["topics.events"][0], speed=rapid)
+    producer.close(timeout=30)
+    seconds = time.monotonic() - started
+    result = msgspec.to_builtins(sent) | {"seconds": round(seconds, 2)}
+    options.show(result, json, f"{sent.events:,} events in {sent.messages:,} messages sent in {seconds:.1f} s")
+
+
+def simulate(
+    rate: Annotated[float, typer.Option("--rate", min=0.01, help="Events a second.")] = 30.0,
+    users: Annotated[int, typer.Option("--users", min=1, help="People.")] = 2_000,
+    for_: Annotated[str | None, typer.Option("--for", help="How long; default: until ctrl-C.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="What the simulation hangs on.")] = 7,
+    history: Annotated[str | None, typer.Option("--history", help="Time before the start, into the lake.")] = None,
+    kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """A plausible shop's events into the event topic."""
+    from deploy import replay as playing
+    from deploy import up
+
+    settings = options.settings_of(kafka, shared, None, config, assigned)
+    for_ms = options.milliseconds(for_, "--for")
+    plan = up.Plan(
+        simulate=True, rate=rate, users=users, seed=seed, history_ms=options.milliseconds(history, "--history") or 0
+    )
+    producer = playing.producer(settings.kafka)
+    past = up.write_history(settings, plan, int(time.time() * 1000)) if plan.history_ms else 0
+    end = None if for_ms is None else time.monotonic() + for_ms / 1000
+    source, speed = up.source_of(plan)
+    sent = playing.Sent()
+    with contextlib.suppress(KeyboardInterrupt):
+        playing.play(
+            source, producer, settings["topics.events"][0], speed=speed, sent=sent,
+            stopped=lambda: end is not None and time.monotonic() >= end,
+        )  # fmt: skip
+    producer.close(timeout=30)
+    result = msgspec.to_builtins(sent) | {"history": past}
+    options.show(result, json, f"{sent.events:,} events in {sent.messages:,} messages sent, {past:,} of history")
+
+
+def backtest(
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file of one event a line.")],
+    cadence: Annotated[str, typer.Option("--cadence", help="One or several, like 7d,never; event time.")] = "7d,never",
+    config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """The same predictor and the same retrains on the event clock, beside simple baselines."""
+    from deploy import backtest as running
+
+    settings = options.settings_of(None, None, None, config, assigned)
+    every = [None if c == "never" else options.milliseconds(c, "--cadence") for c in cadence.split(",")]
+    result = running.run(settings, file, every)
+    options.show(result, json, running.told(result))

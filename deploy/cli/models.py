@@ -1,0 +1,109 @@
+"""`nextclick models`: the versions, and which one answers; changes are entries of the control log."""
+
+from __future__ import annotations
+
+import json as json_
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli import options
+from deploy.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Model versions: list, show, promote, roll back, pin.")
+Version = Annotated[str, typer.Argument(help="A version, as `nextclick models list` names it.")]
+
+
+def _meta(settings: Settings, version: str) -> dict[str, Any]:
+    file = settings.shared / "versions" / version / "meta.json"
+    if "/" in version or version.startswith(".") or not file.is_file():
+        there = ", ".join(_versions(settings)[-5:]) or "none yet"
+        raise options.NothingThere(f"there is no version {version} in {settings.shared}: newest are {there}")
+    return dict(json_.loads(file.read_text(encoding="utf-8")))
+
+
+def _versions(settings: Settings) -> list[str]:
+    return sorted(p.parent.name for p in (settings.shared / "versions").glob("v*/digest"))
+
+
+@app.command("list")
+def list_(
+    kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """All versions; the champion is marked."""
+    from deploy.cli import log
+
+    settings = options.settings_of(kafka, shared, None, config, assigned)
+    state = log.state(settings)
+    rows = [{"version": v, "champion": v == state.champion, "pinned": v in state.pins} for v in _versions(settings)]
+    plain = [[("* " if r["champion"] else "  ") + str(r["version"]), "pinned" if r["pinned"] else ""] for r in rows]
+    options.show(rows, json, options.table(plain) or f"no versions yet in {settings.shared}")
+
+
+@app.command()
+def show(
+    version: Version, shared: options.Shared = None, config: options.Config = None, assigned: options.Set = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """What a version says about itself."""
+    settings = options.settings_of(None, shared, None, config, assigned)
+    meta = _meta(settings, version)
+    card = settings.shared / "versions" / version / "README.md"
+    options.show(meta, json, card.read_text(encoding="utf-8") if card.is_file() else json_.dumps(meta, indent=2))
+
+
+@app.command()
+def promote(
+    version: Version, kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """Make a version the champion by hand, and pin it."""
+    settings = options.settings_of(kafka, shared, None, config, assigned)
+    _meta(settings, version)
+    _say(settings, "model.promote", {"version": version}, json)
+
+
+@app.command()
+def rollback(
+    kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """Go back to the champion's predecessor, and pin it."""
+    from deploy.cli import log
+
+    settings = options.settings_of(kafka, shared, None, config, assigned)
+    before = log.state(settings).predecessor
+    if before is None:
+        raise options.NothingThere("there is no version to roll back to: the champion has no predecessor")
+    _meta(settings, before)
+    _say(settings, "model.rollback", {"version": before}, json)
+
+
+@app.command()
+def pin(
+    version: Annotated[str | None, typer.Argument(help="Default: the champion.")] = None, kafka: options.Kafka = None,
+    shared: options.Shared = None, config: options.Config = None, assigned: options.Set = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Keep a version, and let no other be promoted by itself."""
+    settings = options.settings_of(kafka, shared, None, config, assigned)
+    if version is not None:
+        _meta(settings, version)
+    _say(settings, "model.pin", {"version": version} if version else {}, json)
+
+
+@app.command()
+def unpin(
+    kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Let the gates promote again."""
+    _say(options.settings_of(kafka, None, None, config, assigned), "model.unpin", {}, json)
+
+
+def _say(settings: Settings, kind: str, data: dict[str, Any], json: bool) -> None:
+    from deploy.cli import log
+
+    entry = log.append(settings, kind, data)
+    options.show(entry, json, f"{kind} {data.get('version', '')}".strip() + f" written as {entry['id']}")

@@ -1,0 +1,111 @@
+"""`nextclick up | broker | worker | trainer`: what runs until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy import settings as dials
+from deploy.cli import options
+
+DEMO = {
+    "cadence": "30s", "horizon.next": "60s", "horizon.purchase": "10m", "session.lateness": "5s", "window": "20000",
+    "epochs": "2", "n_min": "200", "tune.budget": "40s", "tune.every": "6h",
+}  # fmt: skip
+
+
+def up(
+    kafka: options.Kafka = None, shared: options.Shared = None, worker: options.Worker = None,
+    config: options.Config = None, assigned: options.Set = None,
+    replay: Annotated[Path | None, typer.Option("--replay", help="A .jsonl or .jsonl.gz file to play.")] = None,
+    speed: Annotated[str, typer.Option("--speed", help="Times as fast as it happened, or `unlimited`.")] = "1",
+    simulate: Annotated[bool, typer.Option("--simulate", help="A simulated shop as input.")] = False,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, help="Simulated events a second.")] = 30.0,
+    users: Annotated[int, typer.Option("--users", min=1, help="Simulated people.")] = 2_000,
+    seed: Annotated[int, typer.Option("--seed", help="What the simulation hangs on.")] = 7,
+    history: Annotated[str | None, typer.Option("--history", help="Simulated time before the start.")] = None,
+    for_: Annotated[str | None, typer.Option("--for", help="Stop this long after it was ready.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="The simulated shop on a quick clock.")] = False,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Broker (unless --kafka says which), worker, trainer and input together; ctrl-C stops all of it."""
+    preset = DEMO if demo else None
+    settings = options.settings_of(kafka, shared, worker, config, assigned, preset)
+    if demo:
+        simulate, history = True, history or "2h"
+        for_ = for_ or (None if sys.stdout.isatty() else "3m")
+    if replay is not None and simulate:
+        raise dials.SettingsError("--replay and --simulate are two inputs: choose one")
+    rapid = speed_of(speed)
+    if replay is not None and not replay.is_file():
+        raise dials.SettingsError(f"--replay {replay} is no file: give a .jsonl or .jsonl.gz file of one event a line")
+    from deploy import up as running
+
+    embedded = settings.source("kafka") == "default"
+    if embedded:  # a log that ends with the command gets a folder of its own
+        folder = running.fresh_folder(settings.shared)
+        settings = settings.changed(shared=str(folder / "shared"), store__folder=str(folder / "store"))
+    plan = running.Plan(
+        replay=replay, speed=rapid, simulate=simulate, rate=rate, users=users, seed=seed, json=json,
+        history_ms=options.milliseconds(history, "--history") or 0, for_ms=options.milliseconds(for_, "--for"),
+    )  # fmt: skip
+    result = running.run(settings, plan, embedded=embedded)
+    if json:
+        options.show(result, True, "")
+
+
+def speed_of(text: str) -> float | None:
+    """A speed factor; None for as fast as possible."""
+    if text in ("unlimited", "max"):
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise dials.SettingsError(f"--speed {text!r} cannot be used: write a number above 0, like 60, or `unlimited`")
+    return speed
+
+
+def broker(
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 9092,
+) -> None:
+    """The embedded broker, in memory, for trying things out."""
+    from deploy import broker as embedded
+
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    with embedded.embedded(host, port) as running:
+        print(f"broker on {running.address}, in memory: everything in it ends with this command", flush=True)
+        while running.running and not over.wait(0.2):
+            pass
+        if not over.is_set():
+            raise embedded.BrokerError(f"the broker on {running.address} ended: start it again")
+
+
+def worker(
+    kafka: options.Kafka = None, shared: options.Shared = None, name: options.Worker = None,
+    config: options.Config = None, assigned: options.Set = None,
+) -> None:  # fmt: skip
+    """Read events, predict, keep the lake; as many as there are partitions."""
+    settings = options.settings_of(kafka, shared, name, config, assigned)
+    from deploy import worker as process
+
+    process.main(settings.options(), {})
+
+
+def trainer(
+    kafka: options.Kafka = None, shared: options.Shared = None, name: options.Worker = None,
+    config: options.Config = None, assigned: options.Set = None,
+) -> None:  # fmt: skip
+    """Retrain every cadence; one leads, others stand by."""
+    settings = options.settings_of(kafka, shared, name, config, assigned)
+    from deploy import trainer as process
+
+    process.main(settings.options(), {})

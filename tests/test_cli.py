@@ -1,0 +1,70 @@
+"""The command: what it prints, and one line where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy import cli
+from deploy.broker import free_port
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """One command: code, stdout, stderr."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    out = capsys.readouterr()
+    return int(ended.value.code or 0), out.out, out.err
+
+
+def test_config_show_names_sources(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every dial with its value and who said so."""
+    monkeypatch.setenv("NEXTCLICK_SESSION_GAP", "5m")
+    code, out, _ = run(capsys, "config", "show", "--json", "--set", "cadence=9s")
+    rows = {r["name"]: r for r in json.loads(out)}
+    assert (code, rows["cadence"]["source"], rows["session.gap"]["source"]) == (0, "option", "env")
+    assert rows["session.gap"]["value"] == "5m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["config", "show", "--set", "cadence=soon"],
+            "cadence = 'soon' (from option) cannot be used: write a duration",
+        ),
+        (["up", "--replay", "/nowhere"], "--replay /nowhere is no file"),
+        (["up", "--simulate", "--speed", "fast"], "--speed 'fast' cannot be used"),
+        (["up", "--kafka", "nohost"], "kafka = 'nohost' (from option) cannot be used: write HOST:PORT"),
+        (["replay", "/nowhere"], "/nowhere cannot be read"),
+        (["cadence", "set", "session.gap=3m"], "cannot change while it runs"),
+        (["models", "show", "v1"], "there is no version v1"),
+        (["config", "show", "--config", "/nowhere.toml"], "check --config"),
+    ],
+)
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    """A mistake is told in one line that names the remedy, without a traceback."""
+    code, _, err = run(capsys, *arguments)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_missing_broker_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where nothing listens, the address and the remedy are told."""
+    address = f"127.0.0.1:{free_port()}"
+    code, _, err = run(capsys, "cadence", "now", "--kafka", address)
+    assert (code, len(err.strip().splitlines())) == (1, 1)
+    assert f"no Kafka broker answers at {address}" in err
+
+
+def test_help_is_light() -> None:
+    """The command line and the settings import no torch, Faust, DuckDB or Kafka."""
+    heavy = "{'torch', 'faust', 'duckdb', 'kafka', 'numpy', 'pyarrow'}"
+    code = f"import sys, deploy.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
