@@ -26,6 +26,7 @@ from streams import control, topics
 READY_S = 120.0
 DRAIN_S = 90.0
 LINE_S = 5.0
+QUIET_S = 15.0  # longer than a worker needs to come back
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,8 @@ class Watch:
         self.beats: dict[str, dict[str, Any]] = {}
         self.predictions = self.dead_letters = self.recent = 0
         self.newest: dict[str, tuple[int, int]] = {}  # user -> (partition, offset) of the newest trigger
+        self.unanswered: dict[bytes, tuple[int, int]] = {}  # user -> the newest event that no prediction has met yet
+        self.read = 0
         self.latest: dict[str, Any] | None = None
         self.titles: dict[str, str] = {}
         self.latency_ms: dict[str, float] | None = None
@@ -96,6 +99,7 @@ class Watch:
     def _take(self, topic: str, record: Any) -> None:
         if topic == self.names.dead_letters:
             self.dead_letters += 1
+            self.unanswered.pop(record.key, None)
         elif record.value is None:
             return
         elif topic == self.names.state:
@@ -103,6 +107,10 @@ class Watch:
         elif topic == self.names.predictions:
             self._prediction(orjson.loads(record.value))
         else:
+            self.read += 1
+            at = (record.partition, record.offset)
+            if record.key is not None and self.newest.get(record.key.decode(errors="replace"), (-1, -1)) < at:
+                self.unanswered[record.key] = at
             with contextlib.suppress(orjson.JSONDecodeError):
                 self._title(orjson.loads(record.value))
 
@@ -119,6 +127,8 @@ class Watch:
         at, known = (trigger["partition"], trigger["offset"]), self.newest.get(said["user_id"])
         if known is None or known[0] != at[0] or known < at:
             self.newest[said["user_id"]] = at
+        if self.unanswered.get(user := said["user_id"].encode(), (at[0], at[1] + 1)) <= at:
+            del self.unanswered[user]
 
     def _title(self, said: Any) -> None:
         for event in said if isinstance(said, list) else [said]:
@@ -281,14 +291,17 @@ def _watch_until_over(
 
 
 def _drain(watch: Watch, feed: Input, supervisor: Supervisor, stopped: threading.Event) -> None:
-    """Wait until every event that was sent has been judged and nothing lags, or nothing moves any more."""
-    end, seen, still = time.monotonic() + DRAIN_S, -1, 0
+    """Wait until nothing lags and every user's newest event is answered, or nothing has moved for a while."""
+    end, seen, moved = time.monotonic() + DRAIN_S, (-1, -1), time.monotonic()
     while time.monotonic() < end and not stopped.wait(1.1):  # a beat a second
         supervisor.step()
-        judged = watch.total("stored") + watch.total("duplicates") + watch.total("rejected") + watch.predictions
-        still = still + 1 if judged == seen and watch.total("lag") == 0 else 0
-        seen = judged
-        if still >= 3:
+        judged = watch.total("stored") + watch.total("duplicates") + watch.total("rejected")
+        now = (judged, watch.predictions)
+        if now == seen and watch.total("lag") == 0 and not watch.unanswered and watch.read >= feed.sent.messages:
+            return
+        if now != seen:
+            seen, moved = now, time.monotonic()
+        elif time.monotonic() - moved > QUIET_S:
             return
 
 
