@@ -297,7 +297,7 @@ class Lake:
                     if not held:
                         continue
                     sql = f'SELECT * FROM {source} WHERE user_id NOT IN ({listed}) ORDER BY "offset", n'
-                    table = con.execute(sql).to_arrow_table()
+                    table = con.sql(sql).to_arrow_table()
                 told = _footer(segment.path)
                 generation = segment.generation + 1
                 self._put(key, segment.first, segment.last, generation, _conform(table), told)
@@ -312,7 +312,7 @@ class Lake:
         first = max(run[0].first, run[0].above + 1)
         sql = Cover(segments=tuple(run)).relation()
         with _connection() as con:
-            table = con.execute(f'{sql} ORDER BY "offset", n').to_arrow_table()
+            table = con.sql(f'{sql} ORDER BY "offset", n').to_arrow_table()
         generation = max(s.generation for s in run)
         self._put(key, first, run[-1].last, generation, _conform(table), _footer(run[-1].path))
         return len(run)
