@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from deploy import broker
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 HEALTHY_S = 60.0  # up this long: the next restart is prompt again
 STOP_S = 9.0
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what colours and hides on a terminal
 
 
 class Child(msgspec.Struct, kw_only=True):
@@ -97,7 +99,8 @@ def _signal(child: Child, number: signal.Signals) -> None:
 def last_words(output: Path) -> str:
     """The last line a process wrote, for a one-line message."""
     try:
-        lines = output.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+        text = ESCAPES.sub("", output.read_bytes()[-4096:].decode(errors="replace"))
     except OSError:
         return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"Its last words: {lines[-1][:300]} ({output})" if lines else ""

@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         code = 0
-    except ModuleNotFoundError as error:
-        print(f"nextclick: {error.name} is not installed: pip install 'nextclick[all]'", file=sys.stderr)
+    except ImportError as error:
+        print(f"nextclick: a part is not installed ({error}): pip install 'nextclick[all]'", file=sys.stderr)
         code = 1
     except Exception as error:
         if not expected(error):
