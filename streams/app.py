@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -72,6 +73,7 @@ class Outlet:
 def fail_stop(step: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
     """An exception ends the process: a sink that failed must not be passed over."""
 
+    @functools.wraps(step)
     async def stopping(*args: Any, **kwargs: Any) -> None:
         try:
             await step(*args, **kwargs)
@@ -124,7 +126,7 @@ def build(
     async def take(poll: transport.Poll) -> None:
         batch = await ingest_.fold(poll)
         if batch is not None:
-            await folded.put(batch.seq)
+            await folded.send(value=batch.seq)
 
     @app.agent(folded, name="score")  # type: ignore[untyped-decorator]
     async def score_agent(stream: Any) -> None:
@@ -138,18 +140,18 @@ def build(
 
     @app.timer(ingest.COMMIT_S)  # type: ignore[untyped-decorator]
     @fail_stop
-    async def commit() -> None:
+    async def commit(app: Any) -> None:
         await ingest_.commit_if_due()
 
     @app.timer(settings.flush_s)  # type: ignore[untyped-decorator]
     @fail_stop
-    async def flush() -> None:
+    async def flush(app: Any) -> None:
         await ingest_.flush()
         await upkeep()
 
     @app.timer(1.0)  # type: ignore[untyped-decorator]
     @fail_stop
-    async def heartbeat() -> None:
+    async def heartbeat(app: Any) -> None:
         for tp, part in ingest_.parts.items():
             part.end = app.consumer.highwater(tp) or part.end
         ingest_.raise_idle()

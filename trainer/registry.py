@@ -1,0 +1,112 @@
+"""Immutable model versions: a directory each, its digest written last, its name never a path out of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+NAME = re.compile(r"v\d{6}-[0-9a-f]{6}")
+DIGEST = "digest"
+
+
+class CorruptVersion(RuntimeError):
+    """A version's files are not what its digest says; the champion goes on. Retrain, or copy the version again."""
+
+
+class UnknownVersion(LookupError):
+    """There is no such version; `nextclick models list` names those there are."""
+
+
+class Registry:
+    """The versions below one shared folder."""
+
+    def __init__(self, shared: Path) -> None:
+        self.root = shared / "versions"
+
+    def publish(self, build: Callable[[Path], None], meta: dict[str, Any]) -> str:
+        """Let `build` fill a directory, then name it by its digest; nobody sees it half-written."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / f".{uuid.uuid4().hex}.tmp"
+        temporary.mkdir()
+        try:
+            build(temporary)
+            (temporary / "meta.json").write_bytes(msgspec.json.format(msgspec.json.encode(meta), indent=2))
+            (temporary / "README.md").write_text(card(meta), encoding="utf-8")
+            content = digest_of(temporary)
+            (temporary / DIGEST).write_text(content + "\n", encoding="ascii")
+            for path in temporary.iterdir():
+                _sync(path)
+            version = f"v{self._next():06d}-{content[:6]}"
+            temporary.rename(self.root / version)
+            _sync(self.root)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return version
+
+    def path(self, version: str) -> Path:
+        """Where a version lies; a name that is none is refused before it touches the disk."""
+        if not NAME.fullmatch(version):
+            raise UnknownVersion(f"{version!r} is no version's name; `nextclick models list` names those there are")
+        path = self.root / version
+        if not path.is_dir() or path.is_symlink():
+            raise UnknownVersion(f"{version} is not in {self.root}; `nextclick models list` names those there are")
+        return path
+
+    def verify(self, version: str) -> None:
+        """Raises CorruptVersion unless every byte is what was published."""
+        path = self.path(version)
+        told = path / DIGEST
+        if not told.is_file() or told.read_text(encoding="ascii").strip() != digest_of(path):
+            raise CorruptVersion(f"{version}: its files are not what its digest says")
+
+    def meta(self, version: str) -> dict[str, Any]:
+        """What was said of a version when it was published."""
+        made: dict[str, Any] = msgspec.json.decode((self.path(version) / "meta.json").read_bytes())
+        return made
+
+    def list(self) -> list[str]:
+        """All versions, oldest first."""
+        return sorted(p.name for p in self.root.glob("v*") if NAME.fullmatch(p.name)) if self.root.is_dir() else []
+
+    def prune(self, keep: int, pinned: Collection[str]) -> list[str]:
+        """Remove all but the newest `keep` and the pinned; says which went."""
+        gone = [v for v in self.list()[: -keep or None] if v not in pinned]
+        for version in gone:
+            shutil.rmtree(self.root / version)
+        return gone
+
+    def _next(self) -> int:
+        return max((int(v[1:7]) for v in self.list()), default=0) + 1
+
+
+def digest_of(path: Path) -> str:
+    """A hash over the names and bytes of a version's files."""
+    made = hashlib.blake2b(digest_size=16)
+    for file in sorted(p for p in path.iterdir() if p.name != DIGEST):
+        made.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        made.update(file.read_bytes())
+    return made.hexdigest()
+
+
+def card(meta: dict[str, Any]) -> str:
+    """The model card: what a version was trained on and how it was judged."""
+    lines = ["# nextclick model version", "", "Predicts a shopper's next interest within the session.", ""]
+    lines += [f"- **{name}**: `{msgspec.json.encode(value).decode()}`" for name, value in sorted(meta.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
