@@ -175,7 +175,7 @@ class ControlLog:
                 if state.entries >= self.state.entries:
                     self.state = state
                 end = consumer.highwater(part)  # known after the first fetch, which Tansu answers right too
-                if end is not None and consumer.position(part) >= end or idle >= 8:
+                if (end is not None and consumer.position(part) >= end) or idle >= 8:
                     self._caught_up.set()
         finally:
             consumer.close()

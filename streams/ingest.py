@@ -26,7 +26,7 @@ FLUSH_ROWS = 50_000
 
 
 class LogBehindProgress(RuntimeError):
-    """A needed offset lies above the log's end: this is another log. Give the topic a new name or use another folder."""
+    """A needed offset lies above the log's end: this is another log. Use a folder of its own (--shared, store.folder)."""
 
 
 class LostPoll(RuntimeError):
@@ -263,4 +263,3 @@ class Ingest:
             self.store.drop(part.key)
         log.info("Partition released.", topic=part.key.topic, partition=part.key.partition,
                  next=progress.next if progress else None, dropped=drop)  # fmt: skip
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from typing import Any
 
 import msgspec
@@ -55,7 +54,8 @@ class Memory:
         self.popular: dict[str, tuple[float, int]] = {}  # item → (decayed count, at_ms)
         self.by_category: dict[str, dict[str, float]] = {}
         self.last: dict[str, tuple[str, list[str]]] = {}  # user → (session, its newest tokens)
-        self.stopped = [1.0, 1.0]  # sessions seen to engage with another item, and not
+        self._top: list[str] = []
+        self._top_ms = 0
 
     def learn(self, rows: list[Row]) -> int:
         """Fold rows in order; returns how many were new."""
@@ -66,14 +66,14 @@ class Memory:
             if origin.offset < floor.get(place, 0):
                 continue
             self.seen[place] = max(self.seen.get(place, 0), origin.offset + 1)
-            if row.event.consent:
-                self._take(row)
-                fresh += 1
+            self.take(row)
+            fresh += 1
         return fresh
 
-    def _take(self, row: Row) -> None:
+    def take(self, row: Row) -> None:
+        """Fold one row, whatever its offset; `learn` is what remembers offsets."""
         event, word = row.event, token(row)
-        if word is None:
+        if word is None or not event.consent:
             return
         session, tokens = self.last.get(event.user_id, ("", []))
         if session != row.session_id:
@@ -95,39 +95,46 @@ class Memory:
         if len(self.last) > KNOWN_ITEMS:
             del self.last[next(iter(self.last))]
 
-    def score(self, session: Session, at_ms: int) -> dict[str, float]:
-        """Candidate items of a session with unnormalised scores; the item at hand is not among them."""
+    def evidence(self, session: Session, at_ms: int) -> dict[str, list[float]]:
+        """Candidate items of a session, each with [transition, category, in session, popularity]; never the current."""
         words = [w for w in map(token, session.rows) if w]
         mine = engaged_items(session.rows)
-        current = mine[-1] if mine else None
-        scores: dict[str, float] = defaultdict(float)
+        found: dict[str, list[float]] = {}
         seen: set[str] = set()
         for age, word in enumerate(reversed(words[-10:])):
-            if word in seen:
-                continue
-            seen.add(word)
-            followers = self.follows.get(word, {})
-            total = sum(followers.values()) + 5.0
-            for item, count in followers.items():
-                scores[item] += 0.7**age * count / total
+            if word not in seen:
+                seen.add(word)
+                _add(found, 0, self.follows.get(word, {}), 0.7**age, 5.0)
         category = next((r.event.category for r in reversed(session.rows) if r.event.category), None)
         if category:
-            within = self.by_category.get(category, {})
-            total = sum(within.values()) + 20.0
-            for item, count in within.items():
-                scores[item] += 0.3 * count / total
+            _add(found, 1, self.by_category.get(category, {}), 1.0, 20.0)
         for age, item in enumerate(reversed(mine[-10:])):
-            scores[item] += 0.15 * 0.8**age
-        if len(scores) < CANDIDATES:
+            kept = found.setdefault(item, [0.0] * 4)
+            kept[2] = max(kept[2], 0.8**age)
+        if len(found) < CANDIDATES:
             for item in self.top(at_ms):
-                scores[item] += 1e-4
-        scores.pop(current or "", None)
-        return scores
+                found.setdefault(item, [0.0] * 4)
+        if mine:
+            found.pop(mine[-1], None)
+        for item, values in found.items():
+            count, then_ms = self.popular.get(item, (0.0, at_ms))
+            values[3] = _decayed(count, at_ms - then_ms)
+        return found
+
+    def score(self, session: Session, at_ms: int) -> dict[str, float]:
+        """One unnormalised score a candidate: what answers before the first version is trained."""
+        return {
+            item: follow + 0.3 * category + 0.15 * again + 1e-4
+            for item, (follow, category, again, _) in self.evidence(session, at_ms).items()
+        }
 
     def top(self, at_ms: int, n: int = CANDIDATES) -> list[str]:
-        """The most popular items just now."""
+        """The most popular items just now; sorted anew once an hour of event time."""
+        if self._top and abs(at_ms - self._top_ms) < 3_600_000:
+            return self._top[:n]
         now = sorted(self.popular.items(), key=lambda kv: -_decayed(kv[1][0], at_ms - kv[1][1]))
-        return [item for item, _ in now[:n]]
+        self._top, self._top_ms = [item for item, _ in now[:CANDIDATES]], at_ms if len(now) >= CANDIDATES else 0
+        return self._top[:n]
 
     def state(self) -> dict[str, Any]:
         """The memory as plain values, for a version."""
@@ -149,6 +156,12 @@ class Memory:
         memory.popular = {k: (v[0], v[1]) for k, v in state["popular"].items()}
         memory.by_category = state["by_category"]
         return memory
+
+
+def _add(found: dict[str, list[float]], place: int, counts: dict[str, float], weight: float, prior: float) -> None:
+    total = sum(counts.values()) + prior
+    for item, count in counts.items():
+        found.setdefault(item, [0.0] * 4)[place] += weight * count / total
 
 
 def _decayed(count: float, age_ms: int) -> float:

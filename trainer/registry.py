@@ -73,19 +73,19 @@ class Registry:
         made: dict[str, Any] = msgspec.json.decode((self.path(version) / "meta.json").read_bytes())
         return made
 
-    def list(self) -> list[str]:
+    def names(self) -> list[str]:
         """All versions, oldest first."""
         return sorted(p.name for p in self.root.glob("v*") if NAME.fullmatch(p.name)) if self.root.is_dir() else []
 
-    def prune(self, keep: int, pinned: Collection[str]) -> list[str]:
+    def prune(self, keep: int, pinned: Collection[str]) -> tuple[str, ...]:
         """Remove all but the newest `keep` and the pinned; says which went."""
-        gone = [v for v in self.list()[: -keep or None] if v not in pinned]
+        gone = [v for v in self.names()[: -keep or None] if v not in pinned]
         for version in gone:
             shutil.rmtree(self.root / version)
-        return gone
+        return tuple(gone)
 
     def _next(self) -> int:
-        return max((int(v[1:7]) for v in self.list()), default=0) + 1
+        return max((int(v[1:7]) for v in self.names()), default=0) + 1
 
 
 def digest_of(path: Path) -> str:

@@ -74,7 +74,9 @@ class Texts:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self.folder.glob(f"{self.writer}-*.parquet")))
         path = self.folder / f"{self.writer}-{number}.parquet"
-        values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate([self.known[t] for t in self._fresh])), self.dim)
+        values = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.concatenate([self.known[t] for t in self._fresh])), self.dim
+        )
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         pq.write_table(pa.table({"text": self._fresh, "vector": values}), temporary)
         temporary.replace(path)
@@ -107,7 +109,9 @@ class Texts:
         import torch
 
         tokenizer, model = self._loaded()
-        batch = tokenizer(wanted, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(model.device)
+        batch = tokenizer(wanted, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
+            model.device
+        )
         with torch.inference_mode():
             return pooled(model, batch).cpu().numpy().astype(np.float32)  # type: ignore[no-any-return]
 
@@ -145,4 +149,4 @@ def _hashed(wanted: list[str]) -> Vectors:
             gram = hashlib.blake2b(padded[start : start + 3].encode(), digest_size=4).digest()
             made[i, int.from_bytes(gram, "big") % HASHED_DIM] += 1.0
     norms: Vectors = np.linalg.norm(made, axis=1, keepdims=True)
-    return made / np.maximum(norms, 1e-9)
+    return (made / np.maximum(norms, 1e-9)).astype(np.float32)
