@@ -1,0 +1,194 @@
+"""The trainer process: one leads, others stand by; each retrain runs in a process of its own at the lowest priority."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import kafka
+import msgspec
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from deploy import settings as dials
+from featurestore import lake, window
+from streams import control, topics
+from trainer import cadence, registry, retrain, texts
+
+log = structlog.get_logger()
+
+GROUP = "nextclick-trainer"
+TICK_S = 1.0
+LIMIT_S = 600.0  # of one retrain
+COMPACT_AFTER_MS = 600_000
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What the retrain's own process needs, as plain values."""
+
+    shared: str
+    name: str
+    encoder: str | None
+    champion: str | None
+    since: dict[str, int]
+    policy: window.WindowPolicy
+    forgotten: frozenset[str]
+
+
+def work(job: Job, answer: Any) -> None:
+    """Run one retrain and send the verdict back as JSON; lowest priority, one thread."""
+    os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
+    since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
+    verdict = retrain.run(
+        the_lake.cover(forgotten=job.forgotten),
+        out.path(job.champion) if job.champion else None,
+        retrain.Recipe(),
+        msgspec.structs.replace(job.policy, since=since),
+        int(time.time() * 1000),
+        texts=texts.Texts(job.encoder, Path(job.shared), f"{job.name}-trainer"),
+        out=out,
+    )
+    answer.send_bytes(msgspec.json.encode(verdict))
+
+
+class Trainer:
+    """Leads while it holds the group's one partition; the control log is its memory."""
+
+    def __init__(self, settings: dials.Settings, following: control.ControlLog, writer: control.ControlWriter) -> None:
+        self.settings, self.following, self.writer = settings, following, writer
+        self.registry = registry.Registry(settings.shared)
+        self.lake = lake.Lake(settings.shared, f"{settings.worker}-trainer")
+        self.last_start_ms: int | None = None
+        self.busy = threading.Lock()
+        self.process: Any = None
+
+    def tick(self) -> None:
+        """Ask whether a retrain is due, and run it to its end where it is."""
+        if not self.busy.acquire(blocking=False):
+            return
+        try:
+            state, now_ms = self.following.state, int(time.time() * 1000)
+            asked = state.asked.at_ms if state.asked else None
+            known = cadence.CadenceState(
+                last_start_ms=self.last_start_ms,
+                asked_ms=asked,
+                paused_until_ms=state.pause.until_ms if state.pause else None,
+                paused_by=state.pause.by if state.pause else "",
+            )
+            decision = cadence.due(known, self.policy(state), now_ms)
+            if decision.kind is not None:
+                self.last_start_ms = now_ms
+                self.retrain(decision.reason)
+        finally:
+            self.busy.release()
+
+    def policy(self, state: control.ControlState) -> cadence.CadencePolicy:
+        """The cadence as the dials say it now; the control log comes first."""
+        live = state.dials.get("cadence")
+        policy = self.settings.cadence_policy(gpu=False)
+        return policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
+
+    def retrain(self, why: str) -> None:
+        """One retrain: train and judge elsewhere, then say what came of it."""
+        state = self.following.state
+        since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
+        job = Job(
+            shared=str(self.settings.shared), name=self.settings.worker, encoder=self.settings.encoder(),
+            champion=state.champion, since=since, policy=self.settings.window_policy(), forgotten=state.forgotten,
+        )  # fmt: skip
+        verdict = self._in_a_process(job)
+        if verdict is None:
+            self.writer.append("retrain.failed", {"why": why}, by=self.settings.worker)
+            return
+        if verdict.version is not None:
+            self.writer.append("version.published", {"version": verdict.version}, by=self.settings.worker)
+            changed = {"version": verdict.version, "predecessor": verdict.champion}
+            self.writer.append("champion.changed", changed, by=self.settings.worker)
+        said = msgspec.to_builtins(verdict)
+        self.writer.append("retrain.judged", said | {"why": why}, by=self.settings.worker)
+        log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
+        self.upkeep()
+
+    def _in_a_process(self, job: Job) -> retrain.Verdict | None:
+        mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        try:
+            if mine.poll(LIMIT_S):
+                return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
+            log.error("A retrain took too long and was stopped.", limit_s=LIMIT_S)
+        except EOFError:
+            log.error("A retrain's process died; the champion goes on.")
+        finally:
+            self.process.kill()
+            self.process.join()
+        return None
+
+    def upkeep(self) -> None:
+        """Merge old segments, let old ones and old versions go."""
+        self.lake.compact(COMPACT_AFTER_MS, int(time.time() * 1000))
+        self.lake.expire(self.settings["lake.keep"])
+        state = self.following.state
+        self.registry.prune(self.settings["models.keep"], {*state.pins, *([state.champion] if state.champion else [])})
+
+
+def run(settings: dials.Settings, stop: threading.Event) -> None:
+    """Follow the control log; while this process leads, let the scheduler tick the cadence."""
+    names = settings.topics()
+    topics.ensure(settings.kafka, names)
+    following = control.ControlLog(settings.kafka, topic=names.control)
+    following.start()
+    following.caught_up(30)
+    writer = control.ControlWriter(settings.kafka, topic=names.control)
+    trainer = Trainer(settings, following, writer)
+    scheduler = BackgroundScheduler(timezone="UTC")
+    scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=1, coalesce=True, misfire_grace_time=None)
+    consumer = kafka.KafkaConsumer(
+        names.control, bootstrap_servers=settings.kafka.split(","), group_id=GROUP, session_timeout_ms=6_000,
+        heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,
+    )  # fmt: skip
+    try:
+        while not stop.is_set():
+            consumer.poll(timeout_ms=500)
+            leads = bool(consumer.assignment())
+            if leads and not scheduler.running:
+                log.info("Leading.", trainer=settings.worker)
+                scheduler.start()
+            elif scheduler.running:
+                (scheduler.resume if leads else scheduler.pause)()
+    finally:
+        if scheduler.running:
+            scheduler.shutdown(wait=False)
+        if trainer.process is not None and trainer.process.is_alive():
+            trainer.process.kill()
+        consumer.close()
+        writer.close()
+        following.close()
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> None:
+    """`python -m deploy.trainer [--set key=value]… [--config FILE]`: what the supervisor starts."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    run(dials.from_arguments(arguments, environment), stop)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], os.environ)
