@@ -88,7 +88,7 @@ class Trainer:
             decision = cadence.due(known, self.policy(state), now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
-                self.retrain(decision.reason)
+                self.lead_one(decision.reason)
         finally:
             self.busy.release()
 
@@ -96,9 +96,11 @@ class Trainer:
         """The cadence as the dials say it now; the control log comes first."""
         live = state.dials.get("cadence")
         policy = self.settings.cadence_policy(gpu=False)
-        return policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
+        return (
+            policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
+        )
 
-    def retrain(self, why: str) -> None:
+    def lead_one(self, why: str) -> None:
         """One retrain: train and judge elsewhere, then say what came of it."""
         state = self.following.state
         since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
@@ -128,8 +130,8 @@ class Trainer:
             if mine.poll(LIMIT_S):
                 return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
             log.error("A retrain took too long and was stopped.", limit_s=LIMIT_S)
-        except EOFError:
-            log.error("A retrain's process died; the champion goes on.")
+        except (EOFError, msgspec.MsgspecError) as error:
+            log.error("A retrain's process died; the champion goes on.", error=str(error))
         finally:
             self.process.kill()
             self.process.join()

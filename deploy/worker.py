@@ -113,9 +113,7 @@ def run(settings: dials.Settings) -> None:
     def beat() -> bytes:
         return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
 
-    built = app.build(
-        wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep
-    )
+    built = app.build(wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep)
     try:
         faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
     finally:

@@ -26,7 +26,7 @@ FLUSH_ROWS = 50_000
 
 
 class LogBehindProgress(RuntimeError):
-    """A needed offset lies above the log's end: this is another log. Use a folder of its own (--shared, store.folder)."""
+    """A needed offset lies above the log's end: another log. Give it folders of its own (--shared, store.folder)."""
 
 
 class LostPoll(RuntimeError):

@@ -24,11 +24,12 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
-    """A mean and its 95 % interval."""
+    """A mean and its 95 % interval over `n` cases; all None where there was no case."""
 
-    mean: float
-    low: float
-    high: float
+    n: int
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def interval(values: Floats, session: NDArray[np.int64], *, seed: int = 7) -> Bound:
@@ -36,13 +37,13 @@ def interval(values: Floats, session: NDArray[np.int64], *, seed: int = 7) -> Bo
     known = ~np.isnan(values)
     values, session = values[known], session[known]
     if not len(values):
-        return Bound(mean=float("nan"), low=float("nan"), high=float("nan"))
+        return Bound(n=0)
     _, place = np.unique(session, return_inverse=True)
     sums, sizes = np.bincount(place, values), np.bincount(place).astype(float)
     draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), DRAWS)
     means = (draws @ sums) / np.maximum(draws @ sizes, 1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Bound(mean=float(values.mean()), low=float(low), high=float(high))
+    return Bound(n=len(values), mean=float(values.mean()), low=float(low), high=float(high))
 
 
 def ece(confidence: Floats, right: Floats, bins: int = 10) -> float:
@@ -56,25 +57,23 @@ def ece(confidence: Floats, right: Floats, bins: int = 10) -> float:
 
 def refresh_gate(candidate: Scores, champion: Scores, session: NDArray[np.int64]) -> tuple[bool, str, dict[str, Bound]]:
     """Not worse than the champion on the same cases: passes, why, and the bounds of the differences."""
-    bounds = {
-        "loss": interval(candidate.loss - champion.loss, session),
-        "mrr": interval(candidate.reciprocal - champion.reciprocal, session),
-    }
+    bounds = differences(candidate, champion, session)
+    loss, mrr = bounds["loss"].high, bounds["mrr"].low
     error = ece(candidate.confidence, candidate.right)
-    if bounds["loss"].high >= LOSS_MARGIN:
-        return False, f"log loss may be worse by {bounds['loss'].high:.4f} nats (allowed {LOSS_MARGIN})", bounds
-    if bounds["mrr"].low <= MRR_MARGIN:
-        return False, f"MRR may be lower by {-bounds['mrr'].low:.4f} (allowed {-MRR_MARGIN})", bounds
-    if error > ECE_BOUND:
+    if loss is None or mrr is None:
+        return False, "nobody engaged with another item: nothing to judge by", bounds
+    if not loss < LOSS_MARGIN:
+        return False, f"log loss may be worse by {loss:.4f} nats (allowed {LOSS_MARGIN})", bounds
+    if not mrr > MRR_MARGIN:
+        return False, f"MRR may be lower by {-mrr:.4f} (allowed {-MRR_MARGIN})", bounds
+    if not error <= ECE_BOUND:
         return False, f"calibration error {error:.3f} is above {ECE_BOUND}", bounds
     return True, "not worse than the champion", bounds
 
 
-def recipe_gate(candidate: Scores, champion: Scores, session: NDArray[np.int64]) -> tuple[bool, str, dict[str, Bound]]:
-    """Better than the champion on the same cases, both intervals apart from zero."""
-    bounds = {
+def differences(candidate: Scores, champion: Scores, session: NDArray[np.int64]) -> dict[str, Bound]:
+    """Candidate minus champion, case by case."""
+    return {
         "loss": interval(candidate.loss - champion.loss, session),
         "mrr": interval(candidate.reciprocal - champion.reciprocal, session),
     }
-    better = bounds["loss"].high < 0 and bounds["mrr"].low > 0
-    return better, "better than the champion" if better else "not better with 95 % confidence on both", bounds

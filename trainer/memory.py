@@ -83,7 +83,9 @@ class Memory:
             self.items[item] = Known(event.title, event.category, event.brand, event.price)
             if event.type in ENGAGED:
                 count, at_ms = self.popular.get(item, (0.0, event.ts_ms))
-                self.popular[item] = (_decayed(count, event.ts_ms - at_ms) + 1, event.ts_ms)
+                newest = max(at_ms, event.ts_ms)  # rows come by partition, not by time
+                count = _decayed(count, newest - at_ms) + _decayed(1.0, newest - event.ts_ms)
+                self.popular[item] = (count, newest)
                 if event.category:
                     _count(self.by_category, event.category, item, 1.0)
                 for age, before in enumerate(reversed(tokens[-4:])):
@@ -144,6 +146,7 @@ class Memory:
             "follows": self.follows,
             "popular": self.popular,
             "by_category": self.by_category,
+            "last": self.last,
         }
 
     @classmethod
@@ -155,6 +158,7 @@ class Memory:
         memory.follows = state["follows"]
         memory.popular = {k: (v[0], v[1]) for k, v in state["popular"].items()}
         memory.by_category = state["by_category"]
+        memory.last = {user: (session, tokens) for user, (session, tokens) in state["last"].items()}
         return memory
 
 

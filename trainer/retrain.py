@@ -69,11 +69,12 @@ def run(
     }
 
     def verdict(accepted: bool, reason: str, **more: Any) -> Verdict:
-        spent = {"cpu_seconds": time.process_time() - cpu, "wall_ms": int(1000 * (time.monotonic() - wall))}
-        return Verdict(accepted=accepted, reason=reason, **said, **spent, **more)
+        more |= {"cpu_seconds": time.process_time() - cpu, "wall_ms": int(1000 * (time.monotonic() - wall))}
+        return Verdict(accepted=accepted, reason=reason, **said, **more)
 
     if said["n_train"] < policy.n_min or (old is not None and said["n"] < policy.n_min):
-        return verdict(False, f"too few labels: {said['n_train']} to train, {said['n']} to judge, {policy.n_min} needed")
+        few = f"too few labels: {said['n_train']} to train, {said['n']} to judge, {policy.n_min} needed"
+        return verdict(False, few)
 
     train = np.flatnonzero(made.train)[-recipe.fit_cuts :]
     held = np.flatnonzero(made.judge)[-recipe.judge_cuts :]
@@ -86,7 +87,8 @@ def run(
     if old is not None and old.blend is not None:
         arms["champion"] = scores(old.blend, [cases[i] for i in held])
     metrics = {arm: summary(s, session) for arm, s in arms.items()}
-    accepted, reason, bounds = True, "the first champion needs no gate", {}
+    accepted, reason = True, "the first champion needs no gate"
+    bounds: dict[str, judge.Bound] = {}
     if "champion" in arms:
         accepted, reason, bounds = judge.refresh_gate(arms["candidate"], arms["champion"], session)
     if not accepted:
@@ -105,12 +107,18 @@ def replay(
 ) -> tuple[dict[int, blend.Case], set[str]]:
     """Cases of the wanted cuts, each with a memory that has seen only what came before it (and the cut itself)."""
     past = Predictor(memory.Memory(), texts)
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].event.ts_ms, i))
+    latest: dict[tuple[str, int], int] = {}
+    known_ms = []  # when a row was known: no earlier than the rows before it in its partition, so none overtakes a cut
+    for row in rows:
+        place = (row.origin.topic, row.origin.partition)
+        latest[place] = max(latest.get(place, 0), row.event.ts_ms)
+        known_ms.append(latest[place])
+    order = sorted(range(len(rows)), key=lambda i: (known_ms[i], i))
     cut_at = {int(made.row[i]): int(i) for i in wanted}
     cases: dict[int, blend.Case] = {}
-    for place in order:
-        past.memory.take(rows[place])
-        i = cut_at.get(place)
+    for at in order:
+        past.memory.take(rows[at])
+        i = cut_at.get(at)
         if i is not None:
             cases[i] = _labelled(past, made, rows, i)
     return cases, set(past.memory.items)

@@ -95,9 +95,9 @@ def worker(
 ) -> None:  # fmt: skip
     """Read events, predict, keep the lake; as many as there are partitions."""
     settings = options.settings_of(kafka, shared, name, config, assigned)
-    from deploy import worker as process
+    from deploy.worker import main
 
-    process.main(settings.options(), {})
+    main(settings.options(), {})
 
 
 def trainer(
@@ -106,6 +106,6 @@ def trainer(
 ) -> None:  # fmt: skip
     """Retrain every cadence; one leads, others stand by."""
     settings = options.settings_of(kafka, shared, name, config, assigned)
-    from deploy import trainer as process
+    from deploy.trainer import main
 
-    process.main(settings.options(), {})
+    main(settings.options(), {})

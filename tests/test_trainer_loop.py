@@ -1,0 +1,181 @@
+"""From rows to a version and back: memory, blend, judge, registry, retrain."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurestore import lake, sessions, window
+from featurestore.events import Event, Origin, Row
+from trainer import blend, cadence, judge, memory, registry, retrain, texts
+from trainer.predictor import Predictor
+
+KEY = lake.PartitionKey("events@log", 0)
+MINUTE = 60_000
+
+
+def shop_rows(n: int, *, seed: int = 1) -> list[Row]:
+    """People who mostly go from item k to item k + 1."""
+    rng, rows, open_ = random.Random(seed), [], sessions.OpenSessions()
+    settings = sessions.SessionSettings()
+    at: dict[str, int] = {}
+    for i in range(n):
+        user = f"u{rng.randrange(40)}-{i // 400}"
+        item = (at.get(user, rng.randrange(30)) + 1) % 30 if rng.random() < 0.8 else rng.randrange(30)
+        at[user] = item
+        event = Event(
+            event_id=f"e{i}",
+            type="view",
+            user_id=user,
+            ts_ms=1_700_000_000_000 + i * 3_000,
+            item_id=f"i{item}",
+            title=f"thing {item}",
+            category=f"c{item % 5}",
+        )
+        folded = sessions.fold(open_, event, Origin(KEY.topic, 0, i, 0, event.ts_ms), settings)
+        assert folded.row is not None
+        rows.append(folded.row)
+    return rows
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[lake.Lake, texts.Texts, registry.Registry]:
+    """A lake with one partition, hashed texts, an empty registry."""
+    return lake.Lake(tmp_path, "w"), texts.Texts(None, tmp_path, "w"), registry.Registry(tmp_path)
+
+
+POLICY = window.WindowPolicy(horizon_next_ms=10 * MINUTE, horizon_purchase_ms=10 * MINUTE, n_min=100)
+
+
+def test_first_champion_learns_the_shop_and_predicts_what_it_judged(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+) -> None:
+    """A version that is loaded again ranks the usual follower high and its probabilities sum to at most one."""
+    the_lake, words, out = shop
+    rows = shop_rows(3_000)
+    the_lake.write_rows(KEY, 0, rows)
+    verdict = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    assert verdict.accepted
+    assert verdict.version is not None
+    assert (verdict.metrics["candidate"]["recall20"].mean or 0) > 0.8
+    out.verify(verdict.version)
+    model = Predictor.load(out.path(verdict.version), words)
+    open_ = sessions.OpenSessions()
+    sessions.restore(open_, rows[-50:], rows[-1].event.ts_ms, sessions.SessionSettings())
+    session = open_.of(rows[-1].event.user_id)[0]
+    (interest,) = model.predict([session], [rows[-1].event.ts_ms])
+    item = int((rows[-1].event.item_id or "")[1:])
+    assert f"i{(item + 1) % 30}" in [name for name, _ in interest.items[:3]]
+    assert sum(p for _, p in interest.items) + interest.none_probability <= 1 + 1e-9
+    assert interest.reason == "model"
+    assert interest.version == verdict.version
+
+
+def test_second_version_goes_through_the_gate(shop: tuple[lake.Lake, texts.Texts, registry.Registry]) -> None:
+    """With newer data the verdict has n, both arms and finite bounds, whichever way it went."""
+    the_lake, words, out = shop
+    rows = shop_rows(5_000)
+    the_lake.write_rows(KEY, 0, rows[:2_500])
+    first = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    assert first.version is not None
+    the_lake.write_rows(KEY, 2_500, rows[2_500:])
+    newer = window.WindowPolicy(
+        horizon_next_ms=10 * MINUTE, horizon_purchase_ms=10 * MINUTE, n_min=100, since={KEY: 2_500}
+    )
+    second = retrain.run(the_lake.cover(), out.path(first.version), retrain.Recipe(), newer, 0, texts=words, out=out)
+    assert second.n >= 100
+    assert set(second.metrics) == {"candidate", "champion"}
+    assert all(b.low is not None and b.high is not None and b.low <= b.high for b in second.bounds.values())
+
+
+def test_too_few_labels_keep_the_champion(shop: tuple[lake.Lake, texts.Texts, registry.Registry]) -> None:
+    """Below n_min nothing is published and the verdict says so."""
+    the_lake, words, out = shop
+    the_lake.write_rows(KEY, 0, shop_rows(50))
+    verdict = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    assert not verdict.accepted
+    assert "too few labels" in verdict.reason
+    assert out.names() == []
+
+
+def test_gate_refuses_a_worse_candidate_and_one_without_cases() -> None:
+    """A candidate that is worse by more than the margin stays out, and so does one that cannot be judged."""
+    n = 400
+    session = np.arange(n)
+    good = judge.Scores(loss=np.ones(n), reciprocal=np.full(n, 0.5), recalled=np.ones(n), confidence=np.full(n, 0.5),
+                        right=(np.arange(n) % 2).astype(float))  # fmt: skip
+    worse = judge.Scores(loss=np.full(n, 1.1), reciprocal=np.full(n, 0.5), recalled=np.ones(n),
+                         confidence=good.confidence, right=good.right)  # fmt: skip
+    unknown = judge.Scores(loss=np.ones(n), reciprocal=np.full(n, np.nan), recalled=np.full(n, np.nan),
+                           confidence=good.confidence, right=good.right)  # fmt: skip
+    assert judge.refresh_gate(good, good, session)[0]
+    assert "log loss" in judge.refresh_gate(worse, good, session)[1]
+    assert not judge.refresh_gate(unknown, unknown, session)[0]
+
+
+def test_blend_recovers_what_drives_the_choice() -> None:
+    """Where the first feature decides, the fitted probabilities follow it and sum to one."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for _ in range(300):
+        x = rng.normal(size=(8, blend.WIDTH))
+        best = int(x[:, 0].argmax())
+        cases.append(blend.Case(candidates=x, session=np.array([1.0, 0.0, 0.0]), target=best))
+    fitted = blend.fit(cases)
+    each, none, other = fitted.probabilities(cases[0])
+    assert each.argmax() == cases[0].target
+    assert each.sum() + none + other == pytest.approx(1)
+
+
+def test_memory_counts_no_row_twice_and_does_not_mind_the_order_of_partitions() -> None:
+    """Rows below the offsets seen change nothing; popularity is the same newest first and oldest first."""
+    rows = shop_rows(200)
+    once, twice = memory.Memory(), memory.Memory()
+    once.learn(rows)
+    twice.learn(rows)
+    twice.learn(rows)
+    assert once.state() == twice.state()
+    backwards = memory.Memory()
+    for row in reversed(rows):
+        backwards.take(row)
+    for item, (count, at_ms) in once.popular.items():
+        assert backwards.popular[item] == (pytest.approx(count), at_ms)
+
+
+def test_registry_refuses_names_that_leave_the_folder_and_bytes_that_changed(tmp_path: Path) -> None:
+    """A version is its bytes; its name is never a path."""
+    out = registry.Registry(tmp_path)
+    version = out.publish(lambda d: (d / "memory.json").write_bytes(b"{}") and None, {"n": 1})
+    out.verify(version)
+    assert out.meta(version) == {"n": 1}
+    for name in ("../" + version, "..", version + "/x", "v1"):
+        with pytest.raises(registry.UnknownVersion):
+            out.path(name)
+    (out.path(version) / "memory.json").write_bytes(b"[]")
+    with pytest.raises(registry.CorruptVersion):
+        out.verify(version)
+
+
+def test_cadence_is_beaten_by_a_pause_and_a_pause_by_a_command() -> None:
+    """The clock asks once a cadence; a pause holds it; `retrain.now` goes before both."""
+    policy = cadence.CadencePolicy(cadence_ms=1_000)
+    ran = cadence.CadenceState(last_start_ms=0)
+    assert cadence.due(ran, policy, 999).kind is None
+    assert cadence.due(ran, policy, 1_000).kind == "refresh"
+    paused = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann")
+    assert "ann" in cadence.due(paused, policy, 2_000).reason
+    asked = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann", asked_ms=10)
+    assert cadence.due(asked, policy, 2_000).kind == "refresh"
+    busy = cadence.CadenceState(running=True, asked_ms=10)
+    assert cadence.due(busy, policy, 2_000).kind is None
+
+
+def test_texts_are_embedded_once_and_shared(tmp_path: Path) -> None:
+    """Like texts lie closer than unlike ones; the same text gives the same vector."""
+    words = texts.Texts(None, tmp_path, "w")
+    a, b, c = words.vectors(["red running shoe", "red running shoes", "garden hose"])
+    assert a @ b > 0.8 > a @ c
+    assert np.array_equal(words.vectors(["red running shoe"])[0], a)
