@@ -136,6 +136,7 @@ class Ingest:
             if record.key is None or record.key != element.user_id.encode():
                 self.unkeyed += 1
             if element.user_id in self.forgotten:
+                part.open.rejected += 1  # no dead letter: it would keep what was to be forgotten
                 continue
             origin = Origin(part.key.topic, tp.partition, record.offset, n, record.timestamp)
             folded = sessions.fold(part.open, element, origin, self.settings)

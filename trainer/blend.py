@@ -55,7 +55,8 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit(cases: list[Case], *, start: Blend | None = None, ridge: float = 1e-3) -> Blend:
-    """Maximum likelihood by L-BFGS with a small ridge; warm from `start`. Needs at least one case."""
+    """Maximum likelihood by L-BFGS with a small ridge; warm from `start`. Needs a case that has candidates."""
+    cases = [c for c in cases if len(c.candidates)]
     offsets = np.cumsum([0] + [len(c.candidates) for c in cases])
     x = np.concatenate([c.candidates for c in cases])
     s = np.stack([c.session for c in cases])
@@ -68,7 +69,7 @@ def fit(cases: list[Case], *, start: Blend | None = None, ridge: float = 1e-3) -
     def loss(w: Floats) -> tuple[float, Floats]:
         item, none, other = w[:WIDTH], w[WIDTH : WIDTH + width], w[WIDTH + width :]
         a, b, c = x @ item, s @ none, s @ other
-        top = np.maximum(np.maximum(b, c), _segment_max(a, owner, len(cases)))
+        top = np.maximum(np.maximum(b, c), np.maximum.reduceat(a, offsets[:-1]))
         ea, eb, ec = np.exp(a - top[owner]), np.exp(b - top), np.exp(c - top)
         z = np.bincount(owner, ea, len(cases)) + eb + ec
         pa, pb, pc = ea / z[owner], eb / z, ec / z
@@ -83,13 +84,7 @@ def fit(cases: list[Case], *, start: Blend | None = None, ridge: float = 1e-3) -
         return float(-log_p.mean() + ridge * w @ w), gradient
 
     before = np.zeros(WIDTH + 2 * width) if start is None else np.concatenate([start.item, start.none, start.other])
-    found = optimize.minimize(loss, before, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    found = optimize.minimize(loss, before, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x
     return Blend(
         item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
     )
-
-
-def _segment_max(values: Floats, owner: NDArray[np.int64], n: int) -> Floats:
-    made = np.full(n, -np.inf)
-    np.maximum.at(made, owner, values)
-    return made

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from featurestore.events import ENGAGED, Row, Session
+from featurestore.events import ENGAGED, Event, Row, Session
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
 FOLLOWERS = 64  # kept per item or category, the most counted
@@ -54,6 +54,7 @@ class Memory:
         self.popular: dict[str, tuple[float, int]] = {}  # item → (decayed count, at_ms)
         self.by_category: dict[str, dict[str, float]] = {}
         self.last: dict[str, tuple[str, list[str]]] = {}  # user → (session, its newest tokens)
+        self.changed: set[str] = set()  # items whose text may have changed since it was last asked for
         self._top: list[str] = []
         self._top_ms = 0
 
@@ -80,7 +81,7 @@ class Memory:
             tokens = []
         item = event.item_id
         if item:
-            self.items[item] = Known(event.title, event.category, event.brand, event.price)
+            self._know(item, event)
             if event.type in ENGAGED:
                 count, at_ms = self.popular.get(item, (0.0, event.ts_ms))
                 newest = max(at_ms, event.ts_ms)  # rows come by partition, not by time
@@ -96,6 +97,18 @@ class Memory:
         self.last[event.user_id] = (row.session_id, tokens)
         if len(self.last) > KNOWN_ITEMS:
             del self.last[next(iter(self.last))]
+
+    def _know(self, item: str, event: Event) -> None:
+        """The newest value of each field; what an event leaves out is kept."""
+        old = self.items.get(item)
+        if old is None:
+            self.items[item] = Known(event.title, event.category, event.brand, event.price)
+            return
+        new = (event.title or old.title, event.category or old.category, event.brand or old.brand)
+        price = event.price if event.price is not None else old.price
+        if new != (old.title, old.category, old.brand) or price != old.price:
+            self.items[item] = Known(*new, price)
+            self.changed.add(item)
 
     def evidence(self, session: Session, at_ms: int) -> dict[str, list[float]]:
         """Candidate items of a session, each with [transition, category, in session, popularity]; never the current."""

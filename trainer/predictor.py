@@ -40,6 +40,7 @@ class Predictor:
         self, memory_: memory.Memory, texts_: texts.Texts, *, version: str = COLD, blend_: blend.Blend | None = None
     ) -> None:
         self.memory, self.texts, self.version, self.blend = memory_, texts_, version, blend_
+        self.items = texts.ItemTable(texts_)
 
     @classmethod
     def cold(cls, texts_: texts.Texts) -> Predictor:
@@ -75,7 +76,7 @@ class Predictor:
         about = self.texts.vectors(said)
         weights = 0.7 ** np.arange(len(said))[::-1]
         mean = weights @ about / weights.sum()
-        return np.asarray(self.texts.vectors([self._text(i) for i in items]) @ mean, float)
+        return np.asarray(self.items.vectors(items, self._text, self.memory.changed) @ mean, float)
 
     def _text(self, item: str) -> str:
         known = self.memory.items.get(item)

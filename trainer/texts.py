@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,40 @@ class Texts:
         )
         with torch.inference_mode():
             return pooled(model, batch).cpu().numpy().astype(np.float32)  # type: ignore[no-any-return]
+
+
+class ItemTable:
+    """Item → vector, append-only; an item whose text changed gets a new row."""
+
+    def __init__(self, words: Texts) -> None:
+        self.words = words
+        self._places: dict[str, tuple[str, int]] = {}
+        self._vectors = np.zeros((0, 0), np.float32)
+        self._used = 0
+
+    def vectors(self, items: Sequence[str], text_of: Callable[[str], str], changed: set[str]) -> Vectors:
+        """One row an item, [n, d]; `changed` names items whose text may have changed, and is emptied of these."""
+        fresh = [i for i in items if i not in self._places or i in changed]
+        if fresh:
+            said = [text_of(i) for i in fresh]
+            new = [(i, t) for i, t in zip(fresh, said, strict=True) if self._places.get(i, ("", 0))[0] != t]
+            changed.difference_update(fresh)
+            self._append(new)
+        return self._vectors[[self._places[i][1] for i in items]]
+
+    def _append(self, new: list[tuple[str, str]]) -> None:
+        if not new:
+            return
+        made = self.words.vectors([text for _, text in new])
+        if self._used + len(new) > len(self._vectors):
+            grown = np.zeros((max(1_024, 2 * (self._used + len(new))), made.shape[1]), np.float32)
+            if self._used:
+                grown[: self._used] = self._vectors[: self._used]
+            self._vectors = grown
+        self._vectors[self._used : self._used + len(new)] = made
+        for n, (item, text) in enumerate(new):
+            self._places[item] = (text, self._used + n)
+        self._used += len(new)
 
 
 def pooled(model: Any, batch: Any) -> Any:
