@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import kafka
 import msgspec
@@ -21,7 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
-from trainer import cadence, registry, retrain, texts
+from trainer import cadence, registry, retrain, texts, tuning
 
 log = structlog.get_logger()
 
@@ -41,6 +41,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     since: dict[str, int]
     policy: window.WindowPolicy
     forgotten: frozenset[str]
+    recipe: retrain.Recipe
 
 
 def work(job: Job, answer: Any) -> None:
@@ -49,13 +50,15 @@ def work(job: Job, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
     since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
+    champion = out.path(job.champion) if job.champion else None
+    encoder = texts.encoder_of(champion, Path(job.shared), job.encoder)
     verdict = retrain.run(
         the_lake.cover(forgotten=job.forgotten),
-        out.path(job.champion) if job.champion else None,
-        retrain.Recipe(),
+        champion,
+        job.recipe,
         msgspec.structs.replace(job.policy, since=since),
         int(time.time() * 1000),
-        texts=texts.Texts(job.encoder, Path(job.shared), f"{job.name}-trainer"),
+        texts=texts.Texts(encoder, Path(job.shared), f"{job.name}-trainer"),
         out=out,
     )
     answer.send_bytes(msgspec.json.encode(verdict))
@@ -81,6 +84,8 @@ class Trainer:
             asked = state.asked.at_ms if state.asked else None
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
+                last_tune_ms=max((v["at_ms"] for v in state.verdicts if v.get("kind") == "tune"), default=None),
+                champion=state.champion is not None,
                 asked_ms=asked,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
                 paused_by=state.pause.by if state.pause else "",
@@ -88,7 +93,7 @@ class Trainer:
             decision = cadence.due(known, self.policy(state), now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
-                self.lead_one(decision.reason)
+                self.lead_one(decision.kind, decision.reason)
         finally:
             self.busy.release()
 
@@ -100,17 +105,18 @@ class Trainer:
             policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
         )
 
-    def lead_one(self, why: str) -> None:
+    def lead_one(self, kind: Literal["refresh", "tune"], why: str) -> None:
         """One retrain: train and judge elsewhere, then say what came of it."""
         state = self.following.state
         since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
         job = Job(
             shared=str(self.settings.shared), name=self.settings.worker, encoder=self.settings.encoder(),
             champion=state.champion, since=since, policy=self.settings.window_policy(), forgotten=state.forgotten,
+            recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=self.settings["tune.budget"])),
         )  # fmt: skip
         verdict = self._in_a_process(job)
         if verdict is None:
-            self.writer.append("retrain.failed", {"why": why}, by=self.settings.worker)
+            self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=self.settings.worker)
             return
         if verdict.version is not None:
             self.writer.append("version.published", {"version": verdict.version}, by=self.settings.worker)

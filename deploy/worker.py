@@ -38,7 +38,11 @@ class Models:
             made = predictor.Predictor.cold(self.texts)
         else:
             self.registry.verify(version)
-            made = predictor.Predictor.load(self.registry.path(version), self.texts)
+            path = self.registry.path(version)
+            encoder = texts.encoder_of(path, self.texts.shared, self.texts.encoder)
+            same = encoder == self.current.texts.encoder
+            words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
+            made = predictor.Predictor.load(path, words)
         self.follow(made)
         return made
 

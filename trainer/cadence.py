@@ -20,6 +20,8 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
     """What the decision rests on; instants are None where it never happened."""
 
     last_start_ms: int | None = None
+    last_tune_ms: int | None = None
+    champion: bool = False
     running: bool = False
     asked_ms: int | None = None  # the newest `retrain.now`
     paused_until_ms: int | None = None
@@ -29,7 +31,7 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to retrain now, and why or why not."""
 
-    kind: Literal["refresh"] | None
+    kind: Literal["refresh", "tune"] | None
     reason: str
 
 
@@ -51,4 +53,7 @@ def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     wait_ms = last + policy.cadence_ms - now_ms
     if wait_ms > 0:
         return Decision(kind=None, reason=f"due in {wait_ms / 1000:.0f} s")
+    tuned = state.last_tune_ms
+    if policy.tune != "off" and state.champion and (tuned is None or now_ms - tuned >= policy.tune_every_ms):
+        return Decision(kind="tune", reason="a tuning of the language model is due")
     return Decision(kind="refresh", reason="the cadence has passed")

@@ -77,3 +77,14 @@ def differences(candidate: Scores, champion: Scores, session: NDArray[np.int64])
         "loss": interval(candidate.loss - champion.loss, session),
         "mrr": interval(candidate.reciprocal - champion.reciprocal, session),
     }
+
+
+def recipe_gate(candidate: Scores, champion: Scores, session: NDArray[np.int64]) -> tuple[bool, str, dict[str, Bound]]:
+    """Better than the champion on the same cases: both intervals apart from zero."""
+    bounds = differences(candidate, champion, session)
+    loss, mrr = bounds["loss"].high, bounds["mrr"].low
+    if loss is None or mrr is None:
+        return False, "nobody engaged with another item: nothing to judge by", bounds
+    if not (loss < 0 and mrr > 0):
+        return False, f"not better on both: log loss up to {loss:+.4f} nats, MRR from {mrr:+.4f}", bounds
+    return True, "better than the champion", bounds

@@ -70,7 +70,7 @@ class Predictor:
         return items, blend.Case(candidates=blend.features(values, self._cosines(session, items)), session=own)
 
     def _cosines(self, session: Session, items: list[str]) -> NDArray[np.float64]:
-        said = [t for t in map(_row_text, session.rows[-RECENT:]) if t]
+        said = [t for t in map(row_text, session.rows[-RECENT:]) if t]
         if not said or not items:
             return np.zeros(len(items))
         about = self.texts.vectors(said)
@@ -129,7 +129,8 @@ class Predictor:
         return cls(memory.Memory.of(state), texts_, version=directory.name, blend_=made)
 
 
-def _row_text(row: Row) -> str | None:
+def row_text(row: Row) -> str | None:
+    """What a row says, as the encoder reads it: an item, else the query, else the listing."""
     event = row.event
     if event.item_id:
         return texts.item_text(event.title, event.category, event.brand, event.price) or event.item_id

@@ -12,15 +12,16 @@ import numpy as np
 from featurestore import events, window
 from featurestore.events import COLUMNS, Row, Session
 from featurestore.lake import Cover
-from trainer import blend, judge, memory, registry
-from trainer.predictor import Predictor
+from trainer import blend, judge, memory, registry, tuning
+from trainer.predictor import Predictor, row_text
 from trainer.texts import Texts
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What is made: a refresh of the same model on newer data."""
+    """What is made: a refresh of the same model on newer data, or one whose language model was tuned."""
 
-    kind: Literal["refresh"] = "refresh"
+    kind: Literal["refresh", "tune"] = "refresh"
+    tune: tuning.TuneSettings = msgspec.field(default_factory=tuning.TuneSettings)
     fit_cuts: int = 10_000  # the newest training cuts that the blend is fitted on
     judge_cuts: int = 5_000
 
@@ -54,7 +55,8 @@ def run(
 ) -> Verdict:
     """Train a candidate on the window, judge it on cuts that no model has seen, publish it where it passes.
 
-    The first champion needs no gate. `now_ms` is told in the version's meta only: every decision is a function of data.
+    The first champion needs no gate; a refresh must not be worse, a tuned recipe must be better.
+    `now_ms` is told in the version's meta only: every decision is a function of data.
     """
     wall, cpu = time.monotonic(), time.process_time()
     old = Predictor.load(champion, texts) if champion is not None else None
@@ -76,35 +78,52 @@ def run(
         few = f"too few labels: {said['n_train']} to train, {said['n']} to judge, {policy.n_min} needed"
         return verdict(False, few)
 
+    if recipe.kind == "tune" and (old is None or texts.encoder is None):
+        return verdict(
+            False, "nothing to tune: no champion yet" if old is None else "nothing to tune: no language model"
+        )
+
     train = np.flatnonzero(made.train)[-recipe.fit_cuts :]
     held = np.flatnonzero(made.judge)[-recipe.judge_cuts :]
     rows = [events.from_record(r) for r in _records(made)]
-    cases, items = replay(made, rows, np.concatenate([train, held]), texts)
+    wanted, session = np.concatenate([train, held]), made.session_key[held]
+    words = tuned(texts, made, rows, recipe.tune) if recipe.kind == "tune" else texts
+    cases = replay(made, rows, wanted, words)
     fitted = blend.fit([cases[i] for i in train], start=old.blend if old else None)
 
-    session = made.session_key[held]
     arms = {"candidate": scores(fitted, [cases[i] for i in held])}
     if old is not None and old.blend is not None:
-        arms["champion"] = scores(old.blend, [cases[i] for i in held])
+        theirs = cases if words is texts else replay(made, rows, held, texts)
+        arms["champion"] = scores(old.blend, [theirs[i] for i in held])
     metrics = {arm: summary(s, session) for arm, s in arms.items()}
     accepted, reason = True, "the first champion needs no gate"
     bounds: dict[str, judge.Bound] = {}
     if "champion" in arms:
-        accepted, reason, bounds = judge.refresh_gate(arms["candidate"], arms["champion"], session)
+        gate = judge.recipe_gate if recipe.kind == "tune" else judge.refresh_gate
+        accepted, reason, bounds = gate(arms["candidate"], arms["champion"], session)
     if not accepted:
         return verdict(False, reason, metrics=metrics, bounds=bounds)
 
     grown = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
     grown.learn(rows)
-    texts.save()
-    new = Predictor(grown, texts, blend_=fitted)
-    meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(items), "format": 1}
+    words.save()
+    new = Predictor(grown, words, blend_=fitted)
+    meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(grown.items), "format": 1}
     return verdict(True, reason, version=out.publish(new.save, meta), metrics=metrics, bounds=bounds)
 
 
-def replay(
-    made: window.Examples, rows: list[Row], wanted: np.ndarray[Any, Any], texts: Texts
-) -> tuple[dict[int, blend.Case], set[str]]:
+def tuned(words: Texts, made: window.Examples, rows: list[Row], settings: tuning.TuneSettings) -> Texts:
+    """The texts of an encoder that was tuned on the training cuts."""
+    pairs = []
+    for i in np.flatnonzero(made.train & (made.next_row >= 0)):
+        here, there = row_text(rows[made.row[i]]), row_text(rows[made.next_row[i]])
+        if here and there and here != there:
+            pairs.append((here, there))
+    path = tuning.tune(str(words.encoder), pairs, settings, words.shared / "encoders")
+    return Texts(path, words.shared, words.writer)
+
+
+def replay(made: window.Examples, rows: list[Row], wanted: np.ndarray[Any, Any], texts: Texts) -> dict[int, blend.Case]:
     """Cases of the wanted cuts, each with a memory that has seen only what came before it (and the cut itself)."""
     past = Predictor(memory.Memory(), texts)
     latest: dict[tuple[str, int], int] = {}
@@ -121,7 +140,7 @@ def replay(
         i = cut_at.get(at)
         if i is not None:
             cases[i] = _labelled(past, made, rows, i)
-    return cases, set(past.memory.items)
+    return cases
 
 
 def _labelled(past: Predictor, made: window.Examples, rows: list[Row], i: int) -> blend.Case:

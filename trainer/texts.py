@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ class Texts:
     def __init__(self, encoder: str | Path | None, shared: Path, writer: str) -> None:
         self.encoder = None if encoder is None else str(encoder)
         self.digest = digest(self.encoder)
+        self.shared = shared
         self.folder = shared / "vectors" / self.digest
         self.writer = writer
         self.known: dict[str, Vectors] = {}
@@ -158,6 +160,16 @@ def pooled(model: Any, batch: Any) -> Any:
     mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
     mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
     return torch.nn.functional.normalize(mean, dim=-1)
+
+
+def encoder_of(version: Path | None, shared: Path, default: str | None) -> str | None:
+    """The encoder that a version was trained with: one tuned here, else the one that the settings name."""
+    if version is not None:
+        named = msgspec.json.decode((version / "config.json").read_bytes())["encoder"]
+        tuned = shared / "encoders" / Path(named).name
+        if tuned.is_dir():
+            return str(tuned)
+    return default
 
 
 def digest(encoder: str | None) -> str:
