@@ -1,4 +1,4 @@
-"""Tuning a language model made on the spot: it learns, it is a folder that transformers loads, it is named by digest."""
+"""Tuning a language model made on the spot: it learns, transformers loads it, its digest names it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from trainer import texts
 
 
 class TuneSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How the encoder is tuned: LoRA (Hu et al., arXiv 2106.09685), contrastive loss (van den Oord et al., 1807.03748)."""
+    """How the encoder is tuned: LoRA (Hu et al., arXiv 2106.09685), contrastive loss (van den Oord et al.)."""
 
     budget_ms: int = 600_000  # wall clock, of the training itself
     rank: int = 8

@@ -1,0 +1,92 @@
+"""Which sessions are scored after which batches, with which trigger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faust.types import TP
+
+from featurestore import sessions
+from featurestore.events import Event, Origin, Row
+from featurestore.lake import PartitionKey
+from streams import codec, ingest, score
+from trainer.predictor import Interest
+
+TP0 = TP("events", 0)
+T0 = 1_700_000_000_000
+
+
+class Shop:
+    """Builds batches by folding events, as ingest does."""
+
+    def __init__(self) -> None:
+        self.part = ingest.Part(key=PartitionKey("events@log", 0), open=sessions.OpenSessions(), read=0, flushed=0)
+        self.seq = 0
+
+    def batch(self, *said: tuple[str, int, dict[str, Any]]) -> ingest.Batch:
+        """One batch of (user, seconds, more fields)."""
+        self.seq += 1
+        batch = ingest.Batch(seq=self.seq)
+        for user, second, more in said:
+            offset, ts = self.part.read, T0 + second * 1000
+            self.part.read += 1
+            event = Event(event_id=f"e{offset}", type="view", user_id=user, ts_ms=ts, item_id=f"i{offset}", **more)
+            folded = sessions.fold(
+                self.part.open, event, Origin("events@log", 0, offset, 0, ts), sessions.SessionSettings()
+            )
+            assert folded.row is not None
+            assert folded.session is not None
+            batch.rows.append(folded.row)
+            batch.touched[(user, folded.session.session_id)] = (TP0, self.part, folded.session)
+        return batch
+
+
+def triggers(found: list[score.Due]) -> dict[str, int]:
+    """User → offset of the trigger."""
+    return {trigger.event.user_id: trigger.origin.offset for _, _, _, trigger in found}
+
+
+def test_session_touched_by_two_batches_is_scored_once_with_its_newest_row() -> None:
+    """What was touched again before it was scored is one prediction, triggered by the newest row."""
+    shop = Shop()
+    batches = [shop.batch(("ann", 0, {}), ("bob", 1, {})), shop.batch(("ann", 2, {}))]
+    assert triggers(score.due(batches)) == {"ann": 2, "bob": 1}
+
+
+def test_row_without_consent_triggers_nothing_and_is_not_seen() -> None:
+    """A session touched only by rows without consent is not scored; such rows are no features either."""
+    shop = Shop()
+    assert score.due([shop.batch(("ann", 0, {"consent": False}))]) == []
+    ((_, _, seen, trigger),) = score.due([shop.batch(("ann", 1, {}))])
+    assert trigger.origin.offset == 1
+    assert [row.origin.offset for row in seen.rows] == [1]
+
+
+def test_late_row_triggers_nothing() -> None:
+    """A row behind the watermark enters its session but makes no prediction."""
+    shop = Shop()
+    shop.batch(("ann", 0, {}), ("bob", 600, {}))
+    assert score.due([shop.batch(("ann", 30, {}))]) == []
+
+
+def test_absorbed_session_is_not_scored() -> None:
+    """A session that a later batch merged away is not scored beside the one that took it in."""
+    shop = Shop()
+    first = shop.batch(("ann", 0, {}), ("ann", 3_000, {}))
+    bridge = shop.batch(("ann", 1_500, {}))
+    assert all(user == "ann" for user in triggers(score.due([first, bridge])))
+    assert len({s.session_id for _, _, s, _ in score.due([first, bridge])}) == len(score.due([first, bridge]))
+
+
+def test_record_carries_the_trigger_and_its_id_depends_on_trigger_and_version_alone() -> None:
+    """Scored twice after a crash, a trigger has the same prediction id, whatever the numbers."""
+    row: Row = Shop().batch(("ann", 0, {})).rows[0]
+
+    def said(version: str, probability: float) -> codec.Prediction:
+        interest = Interest("ann", row.session_id, [("i9", probability)], [], 0.5, None, "model", version)
+        return codec.decode_prediction(score.record(interest, row, horizon_ms=60_000, now_ms=T0 + 5))
+
+    one, again, other = said("v1", 0.3), said("v1", 0.2), said("v2", 0.3)
+    assert one.prediction_id == again.prediction_id != other.prediction_id
+    assert (one.trigger.topic, one.trigger.offset) == ("events", 0)
+    assert one.expires_at == codec.instant(row.event.ts_ms + 60_000)
