@@ -84,7 +84,9 @@ class Trainer:
             asked = state.asked.at_ms if state.asked else None
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
-                last_tune_ms=max((v["at_ms"] for v in state.verdicts if v.get("kind") == "tune"), default=None),
+                last_tune_ms=max(
+                    (v["at_ms"] for v in state.verdicts if v["kind"] == "tune" and v["metrics"]), default=None
+                ),
                 champion=state.champion is not None,
                 asked_ms=asked,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
@@ -93,7 +95,9 @@ class Trainer:
             decision = cadence.due(known, self.policy(state), now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
-                self.lead_one(decision.kind, decision.reason)
+                passed = self.lead_one(decision.kind, decision.reason)
+                if decision.kind == "tune" and not passed:  # the same labels may still be worth a refresh
+                    self.lead_one("refresh", "the tuned one did not pass")
         finally:
             self.busy.release()
 
@@ -105,8 +109,8 @@ class Trainer:
             policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
         )
 
-    def lead_one(self, kind: Literal["refresh", "tune"], why: str) -> None:
-        """One retrain: train and judge elsewhere, then say what came of it."""
+    def lead_one(self, kind: Literal["refresh", "tune"], why: str) -> bool:
+        """One retrain: train and judge elsewhere, then say what came of it; whether it made a version."""
         state = self.following.state
         since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
         job = Job(
@@ -117,7 +121,7 @@ class Trainer:
         verdict = self._in_a_process(job)
         if verdict is None:
             self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=self.settings.worker)
-            return
+            return False
         if verdict.version is not None:
             self.writer.append("version.published", {"version": verdict.version}, by=self.settings.worker)
             changed = {"version": verdict.version, "predecessor": verdict.champion}
@@ -126,6 +130,7 @@ class Trainer:
         self.writer.append("retrain.judged", said | {"why": why}, by=self.settings.worker)
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
         self.upkeep()
+        return verdict.version is not None
 
     def _in_a_process(self, job: Job) -> retrain.Verdict | None:
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)

@@ -44,6 +44,7 @@ class Models:
             words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
             made = predictor.Predictor.load(path, words)
         self.follow(made)
+        made.warm()
         return made
 
     def follow(self, model: predictor.Predictor) -> None:

@@ -51,6 +51,11 @@ class Predictor:
         """Fold rows into the memory; those it has seen change nothing. Returns how many were new."""
         return self.memory.learn(rows)
 
+    def warm(self) -> None:
+        """Look up every known item's vector, so that the first prediction does not wait for it."""
+        if self.blend is not None and self.memory.items:
+            self.items.vectors(list(self.memory.items), self._text, self.memory.changed)
+
     def title(self, item_id: str) -> str | None:
         """An item's title, where an event told it."""
         known = self.memory.items.get(item_id)
