@@ -85,7 +85,7 @@ def run(
 
     train = np.flatnonzero(made.train)[-recipe.fit_cuts :]
     held = np.flatnonzero(made.judge)[-recipe.judge_cuts :]
-    rows = [events.from_record(r) for r in _records(made)]
+    rows = rows_of(made)
     wanted, session = np.concatenate([train, held]), made.session_key[held]
     words = tuned(texts, made, rows, recipe.tune) if recipe.kind == "tune" else texts
     cases = replay(made, rows, wanted, words)
@@ -181,6 +181,7 @@ def summary(arm: judge.Scores, session: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _records(made: window.Examples) -> list[tuple[Any, ...]]:
+def rows_of(made: window.Examples) -> list[Row]:
+    """The rows that the cuts of a window point into."""
     columns = [made.rows.column(name).to_pylist() for name, _ in COLUMNS]
-    return list(zip(*columns, strict=True))
+    return [events.from_record(record) for record in zip(*columns, strict=True)]

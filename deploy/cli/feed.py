@@ -75,9 +75,9 @@ def backtest(
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
     """The same predictor and the same retrains on the event clock, beside simple baselines."""
-    from deploy import backtest as running
+    from deploy.backtest import run, told
 
     settings = options.settings_of(None, None, None, config, assigned)
     every = [None if c == "never" else options.milliseconds(c, "--cadence") for c in cadence.split(",")]
-    result = running.run(settings, file, every)
-    options.show(result, json, running.told(result))
+    result = run(settings, file, every)
+    options.show(result, json, told(result))

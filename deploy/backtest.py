@@ -1,0 +1,176 @@
+"""The same predictor and the same retrains on the event clock: test on what comes next, then train on it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from deploy import replay
+from deploy.settings import Settings, written
+from featurestore import lake, sessions, window
+from featurestore.events import Event, Origin, Row, Session
+from streams import codec
+from trainer import baselines, judge, registry, retrain, texts
+from trainer.predictor import Predictor
+
+KEY = lake.PartitionKey("backtest@file", 0)
+TESTED = 20_000  # cuts at most, evenly spaced
+FLOOR = 1e-4  # the probability of a category that was not named
+
+
+def run(settings: Settings, file: Path, cadences_ms: list[int | None]) -> dict[str, Any]:
+    """Train on the first half of the file's time, then walk the second half once for each cadence (None: never)."""
+    rows = read(settings, file)
+    labels = _labels(settings, rows)
+    rows = retrain.rows_of(labels)  # what the labels point into: without repeats and without what may not be used
+    half_ms = (rows[0].event.ts_ms + rows[-1].event.ts_ms) // 2
+    wanted = np.flatnonzero((labels.at_ms >= half_ms) & (labels.next_row >= 0))
+    wanted = wanted[np.linspace(0, len(wanted) - 1, min(TESTED, len(wanted))).astype(int)] if len(wanted) else wanted
+    arms = {"never" if c is None else written(c): walk(settings, rows, labels, wanted, half_ms, c) for c in cadences_ms}
+    return {"events": len(rows), "cuts": len(wanted), "arms": arms}
+
+
+def read(settings: Settings, file: Path) -> list[Row]:
+    """The file's events as rows of one partition, folded as a worker folds them; what is bad is passed over."""
+    folding, open_, rows = settings.sessions(), sessions.OpenSessions(), []
+    for offset, line in enumerate(replay.lines(file)):
+        try:
+            elements = codec.decode(line.value)
+        except codec.BadEvent:
+            continue
+        for n, event in enumerate(elements):
+            if isinstance(event, Event):
+                row = sessions.fold(open_, event, Origin(KEY.topic, 0, offset, n, event.ts_ms), folding).row
+                rows += [row] if row is not None else []
+        if offset % 1_000 == 0:
+            sessions.expire(open_, folding)
+    if not rows:
+        raise replay.UnreadableFile(f"{file} holds no event that can be read; `nextclick replay` says why line by line")
+    return rows
+
+
+def _labels(settings: Settings, rows: list[Row]) -> window.Examples:
+    """Every mature cut of the file with what came after it: the answers, which no model sees before its time."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = lake.Lake(Path(folder), "backtest")
+        whole.write_rows(KEY, 0, rows)
+        policy = msgspec.structs.replace(settings.window_policy(), cuts=10**9, max_age_ms=10**15)
+        return window.examples(whole.cover(), policy)
+
+
+def walk(
+    settings: Settings, rows: list[Row], labels: window.Examples, wanted: Any, half_ms: int, cadence_ms: int | None
+) -> dict[str, Any]:
+    """One pass over the second half: predict each wanted cut, learn each row, retrain every cadence."""
+    cpu, cut_at = time.process_time(), {int(labels.row[i]): int(i) for i in wanted}
+    scored: dict[str, list[float]] = defaultdict(list)
+    asked: list[int] = []
+    trained, refused, next_ms, written_to = 0, 0, half_ms, 0
+    items, categories, last = baselines.Popularity(), baselines.Popularity(), baselines.LastCategory()
+    bar = progress("never" if cadence_ms is None else written(cadence_ms), len(rows))
+    with tempfile.TemporaryDirectory() as folder:
+        the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
+        words = texts.Texts(settings.encoder(), Path(folder), "backtest")
+        model, champion = Predictor.cold(words), None
+        since: dict[lake.PartitionKey, int] = {}
+        for place, row in enumerate(rows):
+            if row.event.ts_ms >= next_ms and row.origin.n == 0:  # a message is never split
+                the_lake.write_rows(KEY, rows[written_to].origin.offset, rows[written_to:place])
+                written_to = place
+                policy = msgspec.structs.replace(settings.window_policy(), since=since)
+                verdict = retrain.run(
+                    the_lake.cover(), champion, retrain.Recipe(), policy, row.event.ts_ms, texts=words, out=out
+                )
+                refused += not verdict.accepted
+                if verdict.version is not None:
+                    trained, champion = trained + 1, out.path(verdict.version)
+                    model = Predictor.load(champion, words)
+                    since = {KEY: rows[place - 1].origin.offset + 1}
+                next_ms = row.event.ts_ms + cadence_ms if cadence_ms is not None else 2**62
+            model.memory.take(row)
+            if baselines.engaged(row):
+                items.take(row.event.item_id, row.event.ts_ms)
+                categories.take(row.event.category, row.event.ts_ms)
+            if (i := cut_at.get(place)) is not None:
+                asked.append(i)
+                _score(scored, model, rows, labels, i, items, categories, last)
+            bar(place)
+    session = labels.session_key[asked]
+    return {
+        "retrained": trained,
+        "refused": refused,
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "metrics": {name: msgspec.to_builtins(judge.interval(np.array(v), session)) for name, v in scored.items()},
+    }
+
+
+def _score(
+    scored: dict[str, list[float]], model: Predictor, rows: list[Row], labels: window.Examples, i: int,
+    items: baselines.Popularity, categories: baselines.Popularity, last: baselines.LastCategory,
+) -> None:  # fmt: skip
+    tokens = [rows[t] for t in labels.tokens[i] if t >= 0]
+    interest = model.predict([Session("", "", 0, 0, tokens, len(tokens))], [int(labels.at_ms[i])])[0]
+    target = rows[labels.next_row[i]].event
+    current = next((r.event.item_id for r in reversed(tokens) if r.event.item_id), None)
+    _ranked(scored, "item", [name for name, _ in interest.items], target.item_id, 20)
+    _ranked(scored, "popular.item", [name for name in items.ranked(21) if name != current], target.item_id, 20)
+    if target.category is None:
+        for name in ("category", "popular.category", "last.category"):
+            for metric in ("r1", "r5", "log_loss"):
+                scored[f"{name}.{metric}"].append(math.nan)
+        return
+    before = next((r.event.category for r in reversed(tokens) if r.event.category), None)
+    named, some = dict(interest.categories), max(1 - interest.none_probability, FLOOR)
+    known = len(categories.ranked(1_000))
+    rest = max(some - sum(named.values()), FLOOR) / max(known - len(named), 1)  # what was not named shares what is left
+    _categories(scored, "category", list(named), target.category, named.get(target.category, rest) / some)
+    popular = categories.ranked(5)
+    _categories(scored, "popular.category", popular, target.category, categories.probability(target.category))
+    guess = [c for c in [before, *popular] if c is not None]
+    share = last.probability(before, target.category, known)
+    _categories(scored, "last.category", list(dict.fromkeys(guess))[:5], target.category, share)
+    last.learn(before, target.category)
+
+
+def _ranked(scored: dict[str, list[float]], name: str, ranked: list[str], target: str | None, k: int) -> None:
+    rank = ranked.index(target) + 1 if target in ranked[:k] else 0
+    scored[f"{name}.r{k}"].append(float(rank > 0))
+    scored[f"{name}.mrr{k}"].append(1 / rank if rank else 0.0)
+
+
+def _categories(scored: dict[str, list[float]], name: str, ranked: list[str], target: str, share: float) -> None:
+    scored[f"{name}.r1"].append(float(ranked[:1] == [target]))
+    scored[f"{name}.r5"].append(float(target in ranked[:5]))
+    scored[f"{name}.log_loss"].append(-math.log(max(share, FLOOR)))
+
+
+def progress(name: str, total: int) -> Callable[[int], None]:
+    """A line that grows on a terminal's stderr, nothing elsewhere."""
+
+    def step(done: int) -> None:
+        if sys.stderr.isatty() and done % 2_000 == 0:
+            sys.stderr.write(f"\rcadence {name}: {done / total:4.0%} of {total:,} events")
+
+    return step
+
+
+def told(result: dict[str, Any]) -> str:
+    """The result as lines: one a metric, with its interval and n."""
+    lines = [f"{result['events']:,} events, {result['cuts']:,} cuts tested, the next different item"]
+    for name, arm in result["arms"].items():
+        lines.append(
+            f"cadence {name}: {arm['retrained']} versions, {arm['refused']} refused, {arm['cpu_seconds']} CPU s"
+        )
+        for metric, b in arm["metrics"].items():
+            if b["mean"] is not None:
+                lines.append(f"  {metric:<26} {b['mean']:.3f} [{b['low']:.3f}, {b['high']:.3f}]  n={b['n']:,}")
+    return "\n".join(lines)
