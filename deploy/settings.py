@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from featurestore.window import WindowPolicy
-    from trainer.cadence import CadencePolicy
-
     from featurestore.sessions import SessionSettings
+    from featurestore.window import WindowPolicy
     from streams.topics import Topics
+    from trainer.cadence import CadencePolicy
 
 Clock = Literal["event", "wall", ""]
 Source = Literal["control", "option", "env", "file", "default"]

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 GROUP = "nextclick-trainer"
 TICK_S = 1.0
-LIMIT_S = 600.0  # of one retrain
+LIMIT_S = 600.0  # of one retrain, what a tuning takes for itself apart
 COMPACT_AFTER_MS = 600_000
 
 
@@ -98,6 +98,9 @@ class Trainer:
                 passed = self.lead_one(decision.kind, decision.reason)
                 if decision.kind == "tune" and not passed:  # the same labels may still be worth a refresh
                     self.lead_one("refresh", "the tuned one did not pass")
+        except Exception:
+            log.exception("Stopping: a retrain could not be led to its end.")
+            os._exit(3)
         finally:
             self.busy.release()
 
@@ -133,14 +136,15 @@ class Trainer:
         return verdict.version is not None
 
     def _in_a_process(self, job: Job) -> retrain.Verdict | None:
+        limit_s = LIMIT_S + (job.recipe.tune.budget_ms / 1000 if job.recipe.kind == "tune" else 0)
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
         self.process.start()
         theirs.close()
         try:
-            if mine.poll(LIMIT_S):
+            if mine.poll(limit_s):
                 return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
-            log.error("A retrain took too long and was stopped.", limit_s=LIMIT_S)
+            log.error("A retrain took too long and was stopped.", limit_s=limit_s)
         except (EOFError, msgspec.MsgspecError) as error:
             log.error("A retrain's process died; the champion goes on.", error=str(error))
         finally:
@@ -162,7 +166,8 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     topics.ensure(settings.kafka, names)
     following = control.ControlLog(settings.kafka, topic=names.control)
     following.start()
-    following.caught_up(30)
+    if not following.caught_up(60):
+        raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     writer = control.ControlWriter(settings.kafka, topic=names.control)
     trainer = Trainer(settings, following, writer)
     scheduler = BackgroundScheduler(timezone="UTC")

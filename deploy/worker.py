@@ -71,7 +71,8 @@ def run(settings: dials.Settings) -> None:
     the_lake = lake.Lake(settings.shared, settings.worker)
     following = control.ControlLog(settings.kafka, topic=names.control)
     following.start()
-    following.caught_up(30)
+    if not following.caught_up(60):
+        raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     taken = ingest.Ingest(
         store_=store.Store(settings.store_path),
         lake_=the_lake,

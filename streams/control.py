@@ -55,7 +55,12 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True):
 def fold(state: ControlState, entry: Entry) -> ControlState:
     """One entry more; an unknown kind changes nothing but the count."""
     step = _STEPS.get(entry.kind)
-    changes = step(state, entry) if step is not None else {}
+    try:
+        changes = step(state, entry) if step is not None else {}
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("An entry of the control log lacks what its kind needs and is passed over.", entry=entry.id,
+                    kind=entry.kind, error=repr(error))  # fmt: skip
+        changes = {}
     return msgspec.structs.replace(state, entries=state.entries + 1, **changes)
 
 

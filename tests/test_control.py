@@ -43,9 +43,10 @@ def test_cadence_pause_and_forgotten_are_found_again() -> None:
         ("pause", {"until_ms": 99}),
         ("forget", {"user_id": "bob"}),
         ("something.new", {}),
+        ("pause", {}),
     )
     assert state.dials == {"cadence": {"value": "30s", "by": "ann", "at_ms": 0}}
     assert state.pause == control.Pause(until_ms=99, by="ann")
     assert state.forgotten == {"bob"}
-    assert state.entries == 4
+    assert state.entries == 5
     assert folded(("cadence.set", {"cadence": "30s"}), ("cadence.reset", {})).dials == {}
