@@ -15,20 +15,11 @@ import pyarrow as pa
 
 from featurestore import migrations
 from featurestore.events import COLUMNS, Row, from_record, to_columns
-from featurestore.lake import PartitionKey
+from featurestore.lake import SCHEMA, PartitionKey
 
 __all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion"]
 
 _NAMES = ", ".join(f'"{name}"' for name, _ in COLUMNS)
-_ARROW = {
-    "VARCHAR": pa.string(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "BOOLEAN": pa.bool_(),
-    "VARCHAR[]": pa.list_(pa.string()),
-}
-SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in COLUMNS])
 _SESSIONS = pa.schema([("user_id", pa.string()), ("session_id", pa.string())])
 
 

@@ -22,7 +22,6 @@ log = structlog.get_logger()
 
 DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 COMMIT_S = 0.2
-FLUSH_ROWS = 50_000
 
 
 class LogBehindProgress(RuntimeError):
