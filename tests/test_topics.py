@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
@@ -94,6 +95,10 @@ def test_topic_made_anew_is_another_log(kafka: str) -> None:
     before = topics.log_ids(kafka, mine.events)
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     admin.delete_topics([mine.events[0]])
+    deadline = time.monotonic() + 20
+    while mine.events[0] in admin.list_topics():  # the broker deletes after it has answered
+        assert time.monotonic() < deadline, "the topic was not deleted"
+        time.sleep(0.05)
     admin.close()
     topics.ensure(kafka, mine)
     after = topics.log_ids(kafka, mine.events)
