@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import functools
 import importlib.util
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +59,22 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     by: str | None = None  # who set it, for control
     at_ms: int | None = None  # when
+
+    @property
+    def told(self) -> str:
+        """The source with who and when, where they are known.
+
+        >>> Value(text="30s", value=30_000, source="control", by="ann", at_ms=0).told
+        'control (ann, 1970-01-01T00:00:00Z)'
+        """
+        who = [self.by, None if self.at_ms is None else instant(self.at_ms)]
+        named = ", ".join(w for w in who if w)
+        return f"{self.source} ({named})" if named else self.source
+
+
+def instant(ms: int) -> str:
+    """An instant in UTC as people read it, to the second."""
+    return datetime.datetime.fromtimestamp(ms // 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def duration(text: str) -> int:
@@ -156,16 +176,17 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="horizon.purchase", default="24h", parse=_positive, clock="event", help="how far off a purchase may be"),
     Dial(name="cadence", default="60s", parse=_positive, clock="wall", live=True, help="time between retrains"),
     Dial(name="window", default="200000", parse=_count, clock="event", live=True, help="the newest cuts trained on"),
-    Dial(name="window.age", default="14d", parse=_positive, clock="event", help="the oldest cut trained on"),
+    Dial(name="window.age", default="14d", parse=_positive, clock="event", live=True, help="the oldest cut trained on"),
     Dial(name="tune", default="lora", parse=_tune, clock="wall", live=True, help="how the language model is tuned"),
     Dial(
         name="tune.every",
         default="auto",
         parse=_every,
         clock="wall",
+        live=True,
         help="time between tunings; auto: every cadence on a GPU, else 6h",
     ),
-    Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", help="time one tuning may take"),
+    Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", live=True, help="time one tuning may take"),
     Dial(name="n_min", default="500", parse=_count, help="held-out labels a verdict needs"),
     Dial(name="epochs", default="2", parse=_count, help="passes over the window in one retrain"),
     Dial(
@@ -219,11 +240,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             said = next(((source, layer[dial.name]) for source, layer in layers if dial.name in layer), None)
             default: tuple[Source, Any] = ("default", dial.default or _host())
             source, raw = said if said is not None else default
-            who: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"value": raw}
-            values[dial.name] = Value(
-                text=_plain(who.get("value")), value=parsed(dial, who.get("value"), source), source=source,
-                by=who.get("by"), at_ms=who.get("at_ms"),
-            )  # fmt: skip
+            values[dial.name] = _value(dial, raw, source)
         names = {d.env for d in DIALS} | OTHER_ENV
         unknown = tuple(k for k in env if k.startswith(ENV_PREFIX) and k not in names)
         settings = cls(values=values, unknown_env=unknown)
@@ -260,6 +277,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             dial = BY_NAME[key.replace("__", ".")]
             new[dial.name] = Value(text=text, value=parsed(dial, text, "option"), source="option")
         return msgspec.structs.replace(self, values=self.values | new)
+
+    def with_control(self, said: Mapping[str, Any]) -> tuple[Settings, tuple[SettingsError, ...]]:
+        """The same with the control log's live dials on top; a value that cannot be used leaves its dial as it was."""
+        new, errors = {}, []
+        for dial in DIALS:
+            if dial.live and dial.name in said:
+                try:
+                    new[dial.name] = _value(dial, said[dial.name], "control")
+                except SettingsError as error:
+                    errors.append(error)
+        return msgspec.structs.replace(self, values=self.values | new), tuple(errors)
 
     def options(self) -> list[str]:
         """`--set` arguments that give a child process exactly these values (live ones stay free for control)."""
@@ -324,18 +352,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         return Topics(events=self["topics.events"], **{t: self[f"topics.{t}"] for t in TOPIC_NAMES})
 
-    def cadence_policy(self, gpu: bool | None = None) -> CadencePolicy:
-        """When to retrain and tune; `gpu` tells what `tune.every = auto` means (None: ask whether one is there)."""
+    def cadence_policy(self) -> CadencePolicy:
+        """When to retrain and tune; without a language model there is nothing to tune."""
         from trainer.cadence import CadencePolicy
 
-        return CadencePolicy(cadence_ms=self["cadence"], tune=self["tune"], tune_every_ms=self.tune_every_ms(gpu),
-                             tune_budget_ms=self["tune.budget"])  # fmt: skip
+        tune = self["tune"] if self.encoder() is not None else "off"
+        every = {} if tune == "off" else {"tune_every_ms": self.tune_every_ms()}
+        return CadencePolicy(cadence_ms=self["cadence"], tune=tune, tune_budget_ms=self["tune.budget"], **every)
 
-    def tune_every_ms(self, gpu: bool | None = None) -> int:
-        """Time between tunings; auto: every cadence where a GPU is present, else six hours."""
+    def tune_every_ms(self) -> int:
+        """Time between tunings; auto: every cadence where torch sees a GPU, else six hours."""
         if self["tune.every"] is not None:
             return int(self["tune.every"])
-        return int(self["cadence"]) if (has_gpu() if gpu is None else gpu) else 6 * UNITS_MS["h"]
+        return int(self["cadence"]) if has_gpu() else 6 * UNITS_MS["h"]
 
     def encoder(self) -> str | None:
         """Path or name of the encoder, None for hashed n-grams."""
@@ -355,6 +384,15 @@ def parsed(dial: Dial, raw: Any, source: str) -> Any:
         return dial.parse(text)
     except ValueError as error:
         raise SettingsError(f"{dial.name} = {text!r} (from {source}) cannot be used: {error}") from error
+
+
+def _value(dial: Dial, raw: Any, source: Source) -> Value:
+    """What was said of a dial, plain or as {value, by, at_ms}."""
+    who: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"value": raw}
+    text = who.get("value")
+    return Value(
+        text=_plain(text), value=parsed(dial, text, source), source=source, by=who.get("by"), at_ms=who.get("at_ms")
+    )
 
 
 def pairs(assignments: list[str]) -> dict[str, str]:
@@ -399,13 +437,12 @@ def minilm() -> str | None:
     return None
 
 
+@functools.cache
 def has_gpu() -> bool:
-    """Whether torch sees a GPU (imports torch)."""
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())
+    """Whether torch sees a GPU: asked once, in a process of its own, so that this one stays without torch."""
+    ask = "import os, sys; os.nice(19); import torch; sys.exit(0 if torch.cuda.is_available() else 1)"
+    asked = subprocess.run([sys.executable, "-c", ask], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def _known(said: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -72,8 +72,30 @@ class Trainer:
         self.registry = registry.Registry(settings.shared)
         self.lake = lake.Lake(settings.shared, f"{settings.worker}-trainer")
         self.last_start_ms: int | None = None
+        self.last_tune_ms: int | None = None
+        self.answered: str | None = None  # the newest `retrain.now` that a retrain was begun for
+        self.unusable: set[str] = set()
         self.busy = threading.Lock()
         self.process: Any = None
+
+    def heard(self, entry: control.Entry) -> None:
+        """Remember from the control log what any leader did; hearing an entry twice changes nothing."""
+        if entry.kind == "retrain.started":
+            self.answered = entry.data.get("asked") or self.answered
+        elif entry.kind == "retrain.judged" and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
+            self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
+
+    def tuned(self, began_ms: int) -> None:
+        """A tuning that began then is done with; the next waits for its own cadence."""
+        self.last_tune_ms = max(self.last_tune_ms or 0, began_ms)
+
+    def live(self, state: control.ControlState) -> dials.Settings:
+        """The dials as they stand now: the control log comes first."""
+        settings, errors = self.settings.with_control(state.dials)
+        for error in {str(e) for e in errors} - self.unusable:
+            log.warning("A live setting cannot be used and is passed over.", error=error)
+            self.unusable.add(error)
+        return settings
 
     def tick(self) -> None:
         """Ask whether a retrain is due, and run it to its end where it is."""
@@ -81,59 +103,51 @@ class Trainer:
             return
         try:
             state, now_ms = self.following.state, int(time.time() * 1000)
-            asked = state.asked.at_ms if state.asked else None
+            settings = self.live(state)
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
-                last_tune_ms=max(
-                    (v["at_ms"] for v in state.verdicts if v["kind"] == "tune" and v["metrics"]), default=None
-                ),
+                last_tune_ms=self.last_tune_ms,
                 champion=state.champion is not None,
-                asked_ms=asked,
+                asked=state.asked is not None and state.asked.id != self.answered,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
                 paused_by=state.pause.by if state.pause else "",
             )
-            decision = cadence.due(known, self.policy(state), now_ms)
+            decision = cadence.due(known, settings.cadence_policy(), now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
-                passed = self.lead_one(decision.kind, decision.reason)
-                if decision.kind == "tune" and not passed:  # the same labels may still be worth a refresh
-                    self.lead_one("refresh", "the tuned one did not pass")
+                self.answered = state.asked.id if state.asked else None
+                verdict = self.lead_one(settings, decision.kind, decision.reason)
+                if decision.kind == "tune" and (verdict is None or (verdict.metrics and not verdict.accepted)):
+                    self.tuned(now_ms)  # the same labels may still be worth a refresh
+                    self.lead_one(settings, "refresh", "the tuned one did not pass")
         except Exception:
             log.exception("Stopping: a retrain could not be led to its end.")
             os._exit(3)
         finally:
             self.busy.release()
 
-    def policy(self, state: control.ControlState) -> cadence.CadencePolicy:
-        """The cadence as the dials say it now; the control log comes first."""
-        live = state.dials.get("cadence")
-        policy = self.settings.cadence_policy(gpu=False)
-        return (
-            policy if live is None else msgspec.structs.replace(policy, cadence_ms=dials.duration(str(live["value"])))
-        )
-
-    def lead_one(self, kind: Literal["refresh", "tune"], why: str) -> bool:
-        """One retrain: train and judge elsewhere, then say what came of it; whether it made a version."""
+    def lead_one(self, settings: dials.Settings, kind: Literal["refresh", "tune"], why: str) -> retrain.Verdict | None:
+        """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
         state = self.following.state
         since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
         job = Job(
-            shared=str(self.settings.shared), name=self.settings.worker, encoder=self.settings.encoder(),
-            champion=state.champion, since=since, policy=self.settings.window_policy(), forgotten=state.forgotten,
-            recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=self.settings["tune.budget"])),
+            shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
+            since=since, policy=settings.window_policy(), forgotten=state.forgotten,
+            recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
         )  # fmt: skip
         verdict = self._in_a_process(job)
         if verdict is None:
-            self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=self.settings.worker)
-            return False
+            self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=settings.worker)
+            return None
         if verdict.version is not None:
-            self.writer.append("version.published", {"version": verdict.version}, by=self.settings.worker)
+            self.writer.append("version.published", {"version": verdict.version}, by=settings.worker)
             changed = {"version": verdict.version, "predecessor": verdict.champion}
-            self.writer.append("champion.changed", changed, by=self.settings.worker)
+            self.writer.append("champion.changed", changed, by=settings.worker)
         said = msgspec.to_builtins(verdict)
-        self.writer.append("retrain.judged", said | {"why": why}, by=self.settings.worker)
+        self.writer.append("retrain.judged", said | {"why": why}, by=settings.worker)
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
         self.upkeep()
-        return verdict.version is not None
+        return verdict
 
     def _in_a_process(self, job: Job) -> retrain.Verdict | None:
         limit_s = LIMIT_S + (job.recipe.tune.budget_ms / 1000 if job.recipe.kind == "tune" else 0)
@@ -165,11 +179,12 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     names = settings.topics()
     topics.ensure(settings.kafka, names)
     following = control.ControlLog(settings.kafka, topic=names.control)
+    writer = control.ControlWriter(settings.kafka, topic=names.control)
+    trainer = Trainer(settings, following, writer)
+    following.on_entry = trainer.heard
     following.start()
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
-    writer = control.ControlWriter(settings.kafka, topic=names.control)
-    trainer = Trainer(settings, following, writer)
     scheduler = BackgroundScheduler(timezone="UTC")
     scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=1, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(

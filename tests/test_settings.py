@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,39 @@ def test_control_beats_option_beats_env_beats_file_beats_default(tmp_path: Path)
 def test_control_moves_live_dials_only() -> None:
     """What cannot change while it runs is not taken from the control log."""
     assert Settings.load(control={"session.gap": "1m"})["session.gap"] == 1_800_000
+
+
+def test_control_is_laid_over_what_the_process_was_started_with() -> None:
+    """A live value beats the option and names who and when; one that cannot be used changes nothing and is said."""
+    started = Settings.load({"window": "9000", "tune": "lora"}, {"NEXTCLICK_CADENCE": "2s"})
+    said = {
+        "cadence": {"value": "soon", "by": "ann", "at_ms": 5}, "window": {"value": "50", "by": "ann", "at_ms": 5},
+        "session.gap": "1m",
+    }  # fmt: skip
+    settings, errors = started.with_control(said)
+    assert [(settings[n], settings.source(n)) for n in ("cadence", "window", "tune", "session.gap")] == [
+        (2_000, "env"), (50, "control"), ("lora", "option"), (1_800_000, "default"),
+    ]  # fmt: skip
+    assert settings.values["window"].told == "control (ann, 1970-01-01T00:00:00Z)"
+    assert ["cadence = 'soon' (from control)" in str(e) for e in errors] == [True]
+    assert started["window"] == 9_000
+
+
+def test_tuning_keeps_pace_with_the_cadence_where_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto means every cadence on a GPU, else six hours; what is written counts everywhere; no encoder, no tuning."""
+    auto, written_ = {"encoder": "some/encoder", "cadence": "40s"}, {"tune.every": "2h"}
+    for gpu, every_ms in ((True, 40_000), (False, 21_600_000)):
+        monkeypatch.setattr("deploy.settings.has_gpu", lambda gpu=gpu: gpu)
+        assert Settings.load(auto).cadence_policy().tune_every_ms == every_ms
+        assert Settings.load(auto | written_).cadence_policy().tune_every_ms == 7_200_000
+    assert Settings.load({"encoder": "none"}).cadence_policy().tune == "off"
+
+
+def test_asking_for_a_gpu_leaves_torch_outside() -> None:
+    """The trainer's parent process stays light: torch is asked in a process of its own."""
+    code = "import sys; from deploy import settings; print(settings.has_gpu(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() in (["True", "False"], ["False", "False"])
 
 
 @pytest.mark.parametrize("name", [d.name for d in DIALS if d.clock or d.name in ("n_min", "kafka", "http.port")])

@@ -123,7 +123,7 @@ def test_blend_recovers_what_drives_the_choice() -> None:
     for _ in range(300):
         x = rng.normal(size=(8, blend.WIDTH))
         best = int(x[:, 0].argmax())
-        cases.append(blend.Case(candidates=x, session=np.array([1.0, 0.0, 0.0]), target=best))
+        cases.append(blend.Case(candidates=x, session=np.eye(len(blend.SESSION))[0], target=best))
     fitted = blend.fit(cases)
     each, none, other = fitted.probabilities(cases[0])
     assert each.argmax() == cases[0].target
@@ -167,9 +167,9 @@ def test_cadence_is_beaten_by_a_pause_and_a_pause_by_a_command() -> None:
     assert cadence.due(ran, policy, 1_000).kind == "refresh"
     paused = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann")
     assert "ann" in cadence.due(paused, policy, 2_000).reason
-    asked = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann", asked_ms=10)
+    asked = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann", asked=True)
     assert cadence.due(asked, policy, 2_000).kind == "refresh"
-    busy = cadence.CadenceState(running=True, asked_ms=10)
+    busy = cadence.CadenceState(running=True, asked=True)
     assert cadence.due(busy, policy, 2_000).kind is None
 
 

@@ -20,10 +20,10 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
     """What the decision rests on; instants are None where it never happened."""
 
     last_start_ms: int | None = None
-    last_tune_ms: int | None = None
+    last_tune_ms: int | None = None  # when the last tuning began that came to a judgement or failed
     champion: bool = False
     running: bool = False
-    asked_ms: int | None = None  # the newest `retrain.now`
+    asked: bool = False  # a `retrain.now` that was not answered yet
     paused_until_ms: int | None = None
     paused_by: str = ""
 
@@ -44,7 +44,7 @@ def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     last = state.last_start_ms
     if state.running:
         return Decision(kind=None, reason="a retrain is running")
-    if state.asked_ms is not None and (last is None or state.asked_ms > last):
+    if state.asked:
         return Decision(kind="refresh", reason="asked for")
     if state.paused_until_ms is not None and now_ms < state.paused_until_ms:
         return Decision(kind=None, reason=f"paused by {state.paused_by}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 
 from deploy import settings as dials
 from deploy.cli import options
+
+SHOWN = 10  # verdicts
 
 app = typer.Typer(no_args_is_help=True, help="The retrain cadence: show, set, pause, resume, now, reset.")
 
@@ -18,37 +21,65 @@ def show(
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """The live settings, a pause, the last verdict."""
+    """The live settings, a pause, the last verdicts with their reasons."""
     from deploy.cli import log
 
     settings = options.settings_of(kafka, None, None, config, assigned)
     state = log.state(settings)
-    live = {d.name: {"value": settings.text(d.name), "source": settings.source(d.name)} for d in dials.DIALS if d.live}
-    live |= {n: {**v, "source": "control"} for n, v in state.dials.items()}
-    paused = state.pause if state.pause and state.pause.until_ms > time.time() * 1000 else None
+    settings, errors = settings.with_control(state.dials)
+    for error in errors:
+        print(f"nextclick: {error}; it is passed over", file=sys.stderr)
+    live = {row["name"]: row for row in settings.table() if row["live"]}
+    verdicts = list(state.verdicts[-SHOWN:])
+    now_ms = int(time.time() * 1000)
+    paused = state.pause if state.pause and state.pause.until_ms > now_ms else None
     result = {
-        "live": live, "paused_until_ms": paused.until_ms if paused else None,
+        "live": {n: {k: r[k] for k in ("value", "source", "by", "at_ms")} for n, r in live.items()},
+        "paused_until_ms": paused.until_ms if paused else None,
         "paused_by": paused.by if paused else None,
-        "last_verdict": state.verdicts[-1] if state.verdicts else None,
+        "champion": state.champion,
+        "pinned_by": state.pinned_by,
+        "verdicts": verdicts,
     }  # fmt: skip
-    lines = [[n, str(v["value"]), str(v["source"]) + (f" ({v['by']})" if v.get("by") else "")] for n, v in live.items()]
+    lines = [[name, str(row["value"]), settings.values[name].told] for name, row in live.items()]
     if paused:
-        lines.append(["paused", dials.written(paused.until_ms - int(time.time() * 1000)) + " more", f"by {paused.by}"])
-    options.show(result, json, options.table(lines))
+        lines.append(["paused", dials.written((paused.until_ms - now_ms) // 1000 * 1000) + " more", f"by {paused.by}"])
+    lines.append(["champion", state.champion or "none yet", f"pinned by {state.pinned_by}" if state.pinned else ""])
+    plain = options.table(lines)
+    if verdicts:
+        plain += "\n\n" + options.table([verdict(v) for v in reversed(verdicts)])
+    options.show(result, json, plain)
+
+
+def verdict(said: dict[str, Any]) -> list[str]:
+    """A verdict as one line of a table: when, what, whether it passed, the version, why."""
+    return [
+        dials.instant(said["at_ms"]), said["kind"], "accepted" if said["accepted"] else "rejected",
+        said.get("version") or "", f"n={said.get('n', 0)}", said["reason"],
+    ]  # fmt: skip
 
 
 @app.command("set")
 def set_(
-    assignments: Annotated[list[str], typer.Argument(help="cadence=30s, window=50000, tune=off")],
+    assignments: Annotated[
+        list[str] | None, typer.Argument(help="A cadence like 30s, or NAME=VALUE of any live setting.")
+    ] = None,
+    window: Annotated[str | None, typer.Option("--window", help="The newest cuts trained on, like 50000.")] = None,
+    tune: Annotated[str | None, typer.Option("--tune", help=" | ".join(dials.TUNE_MODES))] = None,
     kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Change live settings for every process, now."""
-    said = dials.pairs([a if "=" in a else f"cadence={a}" for a in assignments])
+    """Change live settings for every process, now: `set 30s --window 50000 --tune off`."""
+    from streams import control
+
+    said = dials.pairs([a if "=" in a else f"cadence={a}" for a in assignments or []])
+    said |= {name: text for name, text in (("window", window), ("tune", tune)) if text is not None}
+    live = [d.name for d in dials.DIALS if d.live and d.name in control.LIVE]
+    if not said:
+        raise dials.SettingsError(f"nothing to set: write a cadence like 30s, or NAME=VALUE of {', '.join(live)}")
     for name, text in said.items():
-        if not dials.BY_NAME[name].live:
-            live = ", ".join(d.name for d in dials.DIALS if d.live)
+        if name not in live:
             raise dials.SettingsError(
-                f"{name} = {text!r} cannot change while it runs: live are {live}; restart with --set"
+                f"{name} = {text!r} cannot change while it runs: live are {', '.join(live)}; restart with --set"
             )
         dials.parsed(dials.BY_NAME[name], text, "option")
     _say(options.settings_of(kafka, None, None, config), "cadence.set", dict(said), json)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import sys
 
-import msgspec
 import typer
 
-from deploy import settings as dials
 from deploy.cli import options
 
 app = typer.Typer(no_args_is_help=True, help="Settings and where they come from.")
@@ -28,14 +26,12 @@ def show(
     if settings.source("kafka") != "default":
         from deploy.cli import log
 
-        said = log.state(settings).dials
-        layers = {d.name: settings.text(d.name) for d in dials.DIALS if settings.source(d.name) == "option"}
-        live = dials.Settings.load(layers, os.environ, config, said)
-        values = {n: v if v.source == "control" else settings.values[n] for n, v in live.values.items()}
-        settings = msgspec.structs.replace(settings, values=values)
+        settings, errors = settings.with_control(log.state(settings).dials)
+        for error in errors:
+            print(f"nextclick: {error}; it is passed over", file=sys.stderr)
     rows = settings.table()
     plain = [["SETTING", "VALUE", "SOURCE", "CLOCK", "", ""]]
     for row in rows:
-        source = f"{row['source']} ({row['by']})" if row["by"] else str(row["source"])
+        source = settings.values[row["name"]].told
         plain.append([row["name"], row["value"], source, row["clock"], "live" if row["live"] else "", row["help"]])
     options.show(rows, json, options.table(plain))

@@ -1,0 +1,122 @@
+"""The trainer: what it asks of a retrain, what it remembers, what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deploy import trainer
+from deploy.settings import Settings
+from streams import control
+from trainer import retrain
+
+
+class Log:
+    """A control log at hand: what is appended is folded and heard at once."""
+
+    def __init__(self) -> None:
+        self.state = control.ControlState()
+        self.entries: list[control.Entry] = []
+        self.on_entry: Any = None
+
+    def append(self, kind: str, data: dict[str, Any] | None = None, *, by: str) -> control.Entry:
+        """One entry more."""
+        entry = control.Entry(id=f"e{len(self.entries)}", kind=kind, at_ms=len(self.entries), by=by, data=data or {})
+        self.entries.append(entry)
+        self.state = control.fold(self.state, entry)
+        self.on_entry(entry)
+        return entry
+
+
+class Trainer(trainer.Trainer):
+    """A trainer whose retrains are answered from a list."""
+
+    def __init__(self, folder: Path, log: Log, *answers: retrain.Verdict | None, **options: str) -> None:
+        said = {"shared": str(folder), "store.folder": str(folder.parent / "store"), "encoder": "some/encoder"}
+        said |= {"cadence": "1ms", "tune.every": "6h", "worker": "t1"} | options
+        super().__init__(Settings.load(said), log, log)  # type: ignore[arg-type]
+        log.on_entry = self.heard
+        self.answers, self.jobs = list(answers), list[trainer.Job]()
+
+    def _in_a_process(self, job: trainer.Job) -> retrain.Verdict | None:
+        self.jobs.append(job)
+        return self.answers.pop(0)
+
+
+FEW = retrain.Verdict(kind="refresh", accepted=False, reason="too few labels")
+WORSE = retrain.Verdict(
+    kind="refresh", accepted=False, reason="worse", n=700, metrics={"candidate": {"ece": 0.1}}, champion="v1"
+)
+TUNED = msgspec.structs.replace(WORSE, kind="tune", reason="not better")
+
+
+@pytest.fixture
+def log() -> Log:
+    """An empty control log."""
+    return Log()
+
+
+def test_every_live_dial_reaches_the_next_retrain(log: Log, tmp_path: Path) -> None:
+    """What the control log says of window and tuning counts from the next tick on; a reset gives the options back."""
+    leader = Trainer(tmp_path, log, FEW, FEW, FEW, window="9000")
+    leader.tick()
+    log.append("cadence.set", {"window": "50"}, by="ann")
+    log.append("retrain.now", by="ann")
+    leader.tick()
+    log.append("cadence.reset", by="ann")
+    log.append("retrain.now", by="ann")
+    leader.tick()
+    assert [j.policy.cuts for j in leader.jobs] == [9_000, 50, 9_000]
+
+
+@pytest.mark.parametrize(("mode", "kinds"), [("lora", ["tune", "refresh"]), ("off", ["refresh"])])
+def test_tuning_is_switched_while_it_runs(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kinds: list[str]
+) -> None:
+    """`tune=off` in the control log beats the option, and the other way round; a tuning that fails is followed up."""
+    leader = Trainer(
+        tmp_path, log, *([TUNED] if mode == "lora" else []), WORSE, tune="off" if mode == "lora" else "lora"
+    )
+    monkeypatch.setattr(leader.registry, "meta", lambda version: {"data_offsets": {}})
+    leader.last_start_ms = 0
+    log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
+    log.append("cadence.set", {"tune": mode}, by="ann")
+    leader.tick()
+    assert [j.recipe.kind for j in leader.jobs] == kinds
+
+
+def test_a_tuning_is_remembered_however_many_refreshes_followed(log: Log, tmp_path: Path) -> None:
+    """The last tuning is found in the whole log, not in the verdicts that the fold keeps; twice heard counts once."""
+    leader = Trainer(tmp_path, log)
+    log.append("retrain.judged", msgspec.to_builtins(TUNED) | {"wall_ms": 0}, by="t0")
+    for _ in range(control.VERDICTS + 1):
+        log.append("retrain.judged", msgspec.to_builtins(WORSE), by="t0")
+    assert leader.last_tune_ms == 0
+    for entry in log.entries:
+        leader.heard(entry)
+    assert leader.last_tune_ms == 0
+
+
+def test_too_few_labels_are_no_tuning(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuning without labels does not wait for hours, and the same labels are not tried again as a refresh."""
+    leader = Trainer(tmp_path, log, FEW)
+    monkeypatch.setattr(leader.registry, "meta", lambda version: {"data_offsets": {}})
+    log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
+    leader.last_start_ms = 0
+    leader.tick()
+    assert [j.recipe.kind for j in leader.jobs] == ["tune"]
+    assert leader.last_tune_ms is None
+
+
+def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
+    """`retrain.now` goes before a pause, once, whatever the clocks of the two machines say."""
+    leader = Trainer(tmp_path, log, FEW)
+    leader.last_start_ms = 2**60
+    log.append("pause", {"until_ms": 2**61}, by="ann")
+    log.append("retrain.now", by="ann")
+    leader.tick()
+    leader.tick()
+    assert len(leader.jobs) == 1
