@@ -135,6 +135,8 @@ class Trainer:
             since=since, policy=settings.window_policy(), forgotten=state.forgotten,
             recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
         )  # fmt: skip
+        begun = {"kind": kind, "why": why, "champion": state.champion, "asked": self.answered}
+        self.writer.append("retrain.started", begun, by=settings.worker)
         verdict = self._in_a_process(job)
         if verdict is None:
             self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=settings.worker)
@@ -145,6 +147,8 @@ class Trainer:
             self.writer.append("champion.changed", changed, by=settings.worker)
         said = msgspec.to_builtins(verdict)
         self.writer.append("retrain.judged", said | {"why": why}, by=settings.worker)
+        if verdict.metrics and not verdict.accepted:  # the report of a candidate that leaves no version behind
+            self.writer.append("retrain.rejected", said | {"why": why}, by=settings.worker)
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
         self.upkeep()
         return verdict

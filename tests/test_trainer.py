@@ -120,3 +120,33 @@ def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
     leader.tick()
     leader.tick()
     assert len(leader.jobs) == 1
+    successor = Trainer(tmp_path, log)
+    for entry in log.entries:
+        successor.heard(entry)
+    successor.tick()
+    assert successor.jobs == []
+
+
+def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) -> None:
+    """A retrain says that it began and why; a rejected candidate's whole report stays in the log; a crash is told."""
+    leader = Trainer(tmp_path, log, WORSE, None, FEW)
+    for _ in range(3):
+        leader.last_start_ms = None
+        leader.tick()
+    assert [e.kind for e in log.entries] == [
+        "retrain.started", "retrain.judged", "retrain.rejected", "retrain.started", "retrain.failed",
+        "retrain.started", "retrain.judged",
+    ]  # fmt: skip
+    assert log.entries[0].data["why"] == "the first since this trainer leads"
+    rejected = log.entries[2].data
+    assert (rejected["reason"], rejected["n"], rejected["metrics"]) == ("worse", 700, {"candidate": {"ece": 0.1}})
+
+
+def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_path: Path) -> None:
+    """Version, champion, verdict, in this order; the fold makes it the champion."""
+    leader = Trainer(
+        tmp_path, log, msgspec.structs.replace(FEW, accepted=True, reason="first", version="v000001-abcdef")
+    )
+    leader.tick()
+    assert [e.kind for e in log.entries[1:]] == ["version.published", "champion.changed", "retrain.judged"]
+    assert log.state.champion == "v000001-abcdef"

@@ -53,8 +53,9 @@ def show(
 
 def verdict(said: dict[str, Any]) -> list[str]:
     """A verdict as one line of a table: when, what, whether it passed, the version, why."""
+    outcome = "accepted" if said["accepted"] else "rejected" if said.get("metrics") else "no candidate"
     return [
-        dials.instant(said["at_ms"]), said["kind"], "accepted" if said["accepted"] else "rejected",
+        dials.instant(said["at_ms"]), said["kind"], outcome,
         said.get("version") or "", f"n={said.get('n', 0)}", said["reason"],
     ]  # fmt: skip
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.cli import options
+from deploy.cli import cadence, options
 from deploy.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, show, promote, roll back, pin.")
+SHOWN = 10  # rejected candidates
 Version = Annotated[str, typer.Argument(help="A version, as `nextclick models list` names it.")]
 
 
@@ -31,26 +32,57 @@ def list_(
     kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """All versions; the champion is marked."""
+    """All versions with how each was judged, the champion marked; then what was rejected lately, and why."""
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
     state = log.state(settings)
-    rows = [{"version": v, "champion": v == state.champion, "pinned": v in state.pins} for v in _versions(settings)]
-    plain = [[("* " if r["champion"] else "  ") + str(r["version"]), "pinned" if r["pinned"] else ""] for r in rows]
-    options.show(rows, json, options.table(plain) or f"no versions yet in {settings.shared}")
+    judged = {v["version"]: v for v in state.verdicts if v.get("version")}
+    rows: list[dict[str, Any]] = [
+        {"version": v, "champion": v == state.champion, "pinned": v in state.pins, "announced": v in state.versions,
+         "verdict": judged.get(v)}
+        for v in _versions(settings)
+    ]  # fmt: skip
+    rejected = [v for v in state.verdicts if v.get("metrics") and not v["accepted"]][-SHOWN:]
+    plain = [[("* " if r["champion"] else "  ") + r["version"], _standing(r), *_judged(r["verdict"])] for r in rows]
+    told = options.table(plain) or f"no versions yet in {settings.shared}"
+    if rejected:
+        told += "\n\nrejected lately:\n" + options.table([cadence.verdict(v) for v in reversed(rejected)])
+    options.show({"versions": rows, "pinned_by": state.pinned_by, "rejected": rejected}, json, told)
+
+
+def _standing(row: dict[str, Any]) -> str:
+    if row["pinned"]:
+        return "pinned"
+    return "" if row["announced"] else "never announced"
+
+
+def _judged(verdict: dict[str, Any] | None) -> list[str]:
+    return cadence.verdict(verdict)[:2] + cadence.verdict(verdict)[4:] if verdict else ["", "", "", ""]
 
 
 @app.command()
 def show(
-    version: Version, shared: options.Shared = None, config: options.Config = None, assigned: options.Set = None,
-    json: options.Json = False,
+    version: Version, kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """What a version says about itself."""
-    settings = options.settings_of(None, shared, None, config, assigned)
+    """What a version says about itself, and with --kafka how it was judged and what it held off since."""
+    settings = options.settings_of(kafka, shared, None, config, assigned)
     meta = _meta(settings, version)
-    card = settings.shared / "versions" / version / "README.md"
-    options.show(meta, json, card.read_text(encoding="utf-8") if card.is_file() else json_.dumps(meta, indent=2))
+    file = settings.shared / "versions" / version / "README.md"
+    told = file.read_text(encoding="utf-8") if file.is_file() else json_.dumps(meta, indent=2)
+    result: dict[str, Any] = {"version": version, "meta": meta}
+    if settings.source("kafka") != "default":
+        from deploy.cli import log
+
+        state = log.state(settings)
+        of = [v for v in state.verdicts if v.get("version") == version]
+        against = [v for v in state.verdicts if v.get("champion") == version and v.get("metrics") and not v["accepted"]]
+        result |= {"verdict": of[-1] if of else None, "rejected_against_it": against}
+        for title, verdicts in (("judged", of[-1:]), ("rejected against it", against[-SHOWN:])):
+            if verdicts:
+                told += f"\n{title}:\n" + options.table([cadence.verdict(v) for v in reversed(verdicts)]) + "\n"
+    options.show(result, json, told.rstrip())
 
 
 @app.command()
