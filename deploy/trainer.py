@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -150,19 +151,19 @@ class Trainer:
         if verdict.metrics and not verdict.accepted:  # the report of a candidate that leaves no version behind
             self.writer.append("retrain.rejected", said | {"why": why}, by=settings.worker)
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
-        self.upkeep()
+        self.upkeep(settings)
         return verdict
 
     def _in_a_process(self, job: Job) -> retrain.Verdict | None:
-        limit_s = LIMIT_S + (job.recipe.tune.budget_ms / 1000 if job.recipe.kind == "tune" else 0)
+        within_s = limit_s(job.recipe.kind, job.recipe.tune.budget_ms)
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
         self.process.start()
         theirs.close()
         try:
-            if mine.poll(limit_s):
+            if mine.poll(within_s):
                 return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
-            log.error("A retrain took too long and was stopped.", limit_s=limit_s)
+            log.error("A retrain took too long and was stopped.", within_s=within_s)
         except (EOFError, msgspec.MsgspecError) as error:
             log.error("A retrain's process died; the champion goes on.", error=str(error))
         finally:
@@ -170,12 +171,27 @@ class Trainer:
             self.process.join()
         return None
 
-    def upkeep(self) -> None:
-        """Merge old segments, let old ones and old versions go."""
-        self.lake.compact(COMPACT_AFTER_MS, int(time.time() * 1000))
-        self.lake.expire(self.settings["lake.keep"])
+    def upkeep(self, settings: dials.Settings) -> None:
+        """Merge old segments; let old ones, old versions and what belonged to them go."""
+        now_ms = int(time.time() * 1000)
+        self.lake.compact(COMPACT_AFTER_MS, now_ms)
+        self.lake.expire(settings["lake.keep"])
         state = self.following.state
-        self.registry.prune(self.settings["models.keep"], {*state.pins, *([state.champion] if state.champion else [])})
+        kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
+        gone = [f"versions/{v}" for v in self.registry.prune(settings["models.keep"], kept)]
+        gone += self.registry.sweep({self.encoder_digest}, 1000 * int(limit_s("tune", settings["tune.budget"])), now_ms)
+        if gone:
+            log.info("Removed what no kept version needs.", gone=gone)
+
+    @functools.cached_property
+    def encoder_digest(self) -> str:
+        """Of the encoder that the settings name: workers without a champion use it."""
+        return texts.digest(self.settings.encoder())
+
+
+def limit_s(kind: str, budget_ms: int) -> float:
+    """How long one retrain may take until it is stopped; a tuning takes its budget on top."""
+    return LIMIT_S + (budget_ms / 1000 if kind == "tune" else 0)
 
 
 def run(settings: dials.Settings, stop: threading.Event) -> None:

@@ -159,6 +159,55 @@ def test_registry_refuses_names_that_leave_the_folder_and_bytes_that_changed(tmp
         out.verify(version)
 
 
+def publish(out: registry.Registry, encoder: str) -> str:
+    """A version that names an encoder and holds nothing else."""
+    config = f'{{"encoder": "{encoder}"}}'
+    return out.publish(lambda d: (d / "config.json").write_text(config) and None, {"n": len(out.names())})
+
+
+def test_encoders_and_vectors_go_with_the_last_version_that_names_them(tmp_path: Path) -> None:
+    """What a kept version or the settings name stays, and so does what may just be being made; the rest goes."""
+    out = registry.Registry(tmp_path)
+    publish(out, "old")
+    kept = publish(out, "tuned")
+    for name in ("old", "tuned", "default", "rejected", ".half.tmp"):
+        for folder in ("encoders", "vectors"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            (tmp_path / folder / name / "file").write_bytes(b"x")
+    opened = (tmp_path / "encoders" / "rejected" / "file").open("rb")
+    now_ms = int((tmp_path / "encoders" / "old").stat().st_mtime * 1000) + 10_000
+    assert out.sweep({"default"}, 60_000, now_ms) == ()
+    gone = {f"{f}/{n}" for f in ("encoders", "vectors") for n in ("rejected", ".half.tmp")}
+    assert set(out.sweep({"default"}, 5_000, now_ms)) == gone
+    assert opened.read() == b"x"  # a reader goes on
+    opened.close()
+    out.prune(1, {kept})
+    assert set(out.sweep({"default"}, 5_000, now_ms)) == {"encoders/old", "vectors/old"}
+    assert sorted(p.name for p in (tmp_path / "encoders").iterdir()) == ["default", "tuned"]
+    assert sorted(p.name for p in (tmp_path / "vectors").iterdir()) == ["default", "tuned"]
+
+
+def test_nothing_is_swept_where_a_version_does_not_tell_its_encoder(tmp_path: Path) -> None:
+    """Better too much on the disk than an encoder too few."""
+    out = registry.Registry(tmp_path)
+    (out.path(publish(out, "tuned")) / "config.json").unlink()
+    (tmp_path / "encoders" / "rejected").mkdir(parents=True)
+    assert out.sweep((), 0, 2**60) == ()
+    assert (tmp_path / "encoders" / "rejected").is_dir()
+
+
+def test_a_version_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and the folder are synced, then the name appears, then the folder above is synced."""
+    steps: list[str] = []
+    sync = registry._sync
+    monkeypatch.setattr(registry, "_sync", lambda p: steps.append(p.name) or sync(p))
+    version = publish(registry.Registry(tmp_path), "e")
+    assert set(steps[:-2]) == {"config.json", "meta.json", "README.md", "digest"}
+    assert steps[-2].endswith(".tmp")
+    assert steps[-1] == "versions"
+    assert (tmp_path / "versions" / version / "digest").is_file()
+
+
 def test_cadence_is_beaten_by_a_pause_and_a_pause_by_a_command() -> None:
     """The clock asks once a cadence; a pause holds it; `retrain.now` goes before both."""
     policy = cadence.CadencePolicy(cadence_ms=1_000)

@@ -42,11 +42,8 @@ class Registry:
             (temporary / "README.md").write_text(card(meta), encoding="utf-8")
             content = digest_of(temporary)
             (temporary / DIGEST).write_text(content + "\n", encoding="ascii")
-            for path in temporary.iterdir():
-                _sync(path)
             version = f"v{self._next():06d}-{content[:6]}"
-            temporary.rename(self.root / version)
-            _sync(self.root)
+            settle(temporary, self.root / version)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -81,8 +78,36 @@ class Registry:
         """Remove all but the newest `keep` and the pinned; says which went."""
         gone = [v for v in self.names()[: -keep or None] if v not in pinned]
         for version in gone:
-            shutil.rmtree(self.root / version)
+            _remove(self.root / version)
         return tuple(gone)
+
+    def sweep(self, kept: Collection[str], older_than_ms: int, now_ms: int) -> tuple[str, ...]:
+        """Remove encoders and vectors whose digest no version names and what a killed process left half made.
+
+        `kept` are digests that are used without a version. What changed within `older_than_ms` (wall clock) stays: it
+        may belong to a version that is being made. Nothing goes where a version does not tell its encoder.
+        """
+        shared, gone = self.root.parent, []
+        try:
+            named = {self._encoder(version) for version in self.names()} | set(kept)
+        except (OSError, KeyError, msgspec.MsgspecError):
+            return ()
+        for folder in ("versions", "encoders", "vectors"):
+            for path in sorted((shared / folder).glob("*")):
+                left = path.name.startswith(".")
+                if left or (folder != "versions" and path.name not in named):
+                    try:
+                        if now_ms - path.stat().st_mtime * 1000 < older_than_ms:
+                            continue
+                        _remove(path)
+                    except FileNotFoundError:  # another one was first
+                        continue
+                    gone.append(f"{folder}/{path.name}")
+        return tuple(gone)
+
+    def _encoder(self, version: str) -> str:
+        config: dict[str, Any] = msgspec.json.decode((self.root / version / "config.json").read_bytes())
+        return Path(config["encoder"]).name
 
     def _next(self) -> int:
         return max((int(v[1:7]) for v in self.names()), default=0) + 1
@@ -102,6 +127,21 @@ def card(meta: dict[str, Any]) -> str:
     lines = ["# nextclick model version", "", "Predicts a shopper's next interest within the session.", ""]
     lines += [f"- **{name}**: `{msgspec.json.encode(value).decode()}`" for name, value in sorted(meta.items())]
     return "\n".join(lines) + "\n"
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name once all of it is on the disk: after a power cut it is whole or not there."""
+    for inner in [*temporary.rglob("*"), temporary]:
+        _sync(inner)
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """Take a folder out of sight in one step, then delete it: who reads it has it open or does not find it."""
+    hidden = path.with_name(f".{uuid.uuid4().hex}.gone")
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

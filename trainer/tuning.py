@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from trainer import texts
+from trainer import registry, texts
 
 
 class TuneSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,5 +84,5 @@ def _save(model: Any, tokenizer: Any, out: Path) -> Path:
     if path.exists():
         shutil.rmtree(temporary)
     else:
-        temporary.rename(path)
+        registry.settle(temporary, path)
     return path
