@@ -22,14 +22,38 @@ log = structlog.get_logger()
 
 DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 COMMIT_S = 0.2
+KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
+KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
 
 
 class LogBehindProgress(RuntimeError):
     """A needed offset lies above the log's end: another log. Give it folders of its own (--shared, store.folder)."""
 
 
+class WrongKeys(RuntimeError):
+    """Events are not keyed by their user, so that one user's events lie in several partitions."""
+
+
 class LostPoll(RuntimeError):
     """Records between the last one folded and the first one fetched never arrived; restart to read them again."""
+
+
+class Keys:
+    """Which of a partition's newest events were not keyed by their user, counted since it was assigned."""
+
+    def __init__(self) -> None:
+        self.judged = 0
+        self.wrong: deque[int] = deque()
+
+    def judge(self, right: bool) -> bool:
+        """Count one event more; whether the wrong ones are still few enough to go on."""
+        self.judged += 1
+        if right:
+            return True
+        while self.wrong and self.wrong[0] <= self.judged - KEYED_WINDOW:
+            self.wrong.popleft()
+        self.wrong.append(self.judged)
+        return len(self.wrong) <= KEYED_WINDOW * KEYED_SHARE
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,6 +67,7 @@ class Part:
     end: int = 0  # the log's end when last heard of
     raised_ms: int = 0  # the largest watermark known anywhere while this partition had no lag
     missing: int = 0  # offsets that Kafka had already dropped
+    keys: Keys = field(default_factory=Keys)
 
     def progress(self) -> store.Progress:
         o = self.open
@@ -132,8 +157,14 @@ class Ingest:
                 part.open.rejected += 1
                 bad.append(element)
                 continue
-            if record.key is None or record.key != element.user_id.encode():
-                self.unkeyed += 1
+            keyed = record.key == element.user_id.encode()
+            self.unkeyed += not keyed
+            if not part.keys.judge(keyed):
+                raise WrongKeys(
+                    f"{tp.topic}-{tp.partition}: more than {KEYED_SHARE:.0%} of the last {KEYED_WINDOW:,} events up to "
+                    f"offset {record.offset} do not have their user_id as the message's key (this one: {record.key!r})"
+                    ": key each message with its user_id, as streams.client.EventProducer does, in a topic of its own"
+                )
             if element.user_id in self.forgotten:
                 part.open.rejected += 1  # no dead letter: it would keep what was to be forgotten
                 continue
