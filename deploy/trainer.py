@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import kafka
 import msgspec
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from deploy import settings as dials
 from featurestore import lake, window
@@ -26,7 +28,6 @@ from trainer import cadence, registry, retrain, texts, tuning
 
 log = structlog.get_logger()
 
-GROUP = "nextclick-trainer"
 TICK_S = 1.0
 LIMIT_S = 600.0  # of one retrain, what a tuning takes for itself apart
 COMPACT_AFTER_MS = 600_000
@@ -49,6 +50,7 @@ def work(job: Job, answer: Any) -> None:
     """Run one retrain and send the verdict back as JSON; lowest priority, one thread."""
     os.nice(19)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
     since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
     champion = out.path(job.champion) if job.champion else None
@@ -65,6 +67,19 @@ def work(job: Job, answer: Any) -> None:
     answer.send_bytes(msgspec.json.encode(verdict))
 
 
+def end_with_parent() -> None:
+    """On Linux this process ends with the trainer that started it, however that ended: nobody waits for its verdict."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        parent = multiprocessing.parent_process()
+        if parent is None or os.getppid() != parent.pid:
+            os._exit(1)
+
+
+class StoodDown(Exception):
+    """Another trainer leads now; what this one was making is dropped."""
+
+
 class Trainer:
     """Leads while it holds the group's one partition; the control log is its memory."""
 
@@ -76,8 +91,21 @@ class Trainer:
         self.last_tune_ms: int | None = None
         self.answered: str | None = None  # the newest `retrain.now` that a retrain was begun for
         self.unusable: set[str] = set()
-        self.busy = threading.Lock()
+        self.leading, self.busy = threading.Event(), threading.Lock()
         self.process: Any = None
+
+    def lead(self) -> None:
+        """Retrain from now on."""
+        self.last_start_ms = None
+        self.leading.set()
+        log.info("Leading.", trainer=self.settings.worker)
+
+    def stand_by(self) -> None:
+        """Retrain no more: a retrain that runs is ended and nothing is said of it."""
+        self.leading.clear()
+        if self.process is not None:
+            self.process.kill()
+        log.info("Standing by.", trainer=self.settings.worker)
 
     def heard(self, entry: control.Entry) -> None:
         """Remember from the control log what any leader did; hearing an entry twice changes nothing."""
@@ -100,7 +128,7 @@ class Trainer:
 
     def tick(self) -> None:
         """Ask whether a retrain is due, and run it to its end where it is."""
-        if not self.busy.acquire(blocking=False):
+        if not self.leading.is_set() or not self.busy.acquire(blocking=False):
             return
         try:
             state, now_ms = self.following.state, int(time.time() * 1000)
@@ -121,6 +149,8 @@ class Trainer:
                 if decision.kind == "tune" and (verdict is None or (verdict.metrics and not verdict.accepted)):
                     self.tuned(now_ms)  # the same labels may still be worth a refresh
                     self.lead_one(settings, "refresh", "the tuned one did not pass")
+        except StoodDown:
+            log.info("A retrain was dropped: another trainer leads, or this one stops.", trainer=self.settings.worker)
         except Exception:
             log.exception("Stopping: a retrain could not be led to its end.")
             os._exit(3)
@@ -139,6 +169,8 @@ class Trainer:
         begun = {"kind": kind, "why": why, "champion": state.champion, "asked": self.answered}
         self.writer.append("retrain.started", begun, by=settings.worker)
         verdict = self._in_a_process(job)
+        if not self.leading.is_set():
+            raise StoodDown
         if verdict is None:
             self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=settings.worker)
             return None
@@ -157,8 +189,11 @@ class Trainer:
     def _in_a_process(self, job: Job) -> retrain.Verdict | None:
         within_s = limit_s(job.recipe.kind, job.recipe.tune.budget_ms)
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
-        self.process.start()
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
+        process.start()
+        self.process = process
+        if not self.leading.is_set():  # it was lost while the process started
+            self.process.kill()
         theirs.close()
         try:
             if mine.poll(within_s):
@@ -167,8 +202,8 @@ class Trainer:
         except (EOFError, msgspec.MsgspecError) as error:
             log.error("A retrain's process died; the champion goes on.", error=str(error))
         finally:
-            self.process.kill()
-            self.process.join()
+            process.kill()
+            process.join()
         return None
 
     def upkeep(self, settings: dials.Settings) -> None:
@@ -208,23 +243,21 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     scheduler = BackgroundScheduler(timezone="UTC")
     scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=1, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
-        names.control, bootstrap_servers=settings.kafka.split(","), group_id=GROUP, session_timeout_ms=6_000,
-        heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,
+        names.control, bootstrap_servers=settings.kafka.split(","), group_id=f"nextclick-trainer-{names.control}",
+        session_timeout_ms=6_000, heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,
+        partition_assignment_strategy=[StickyPartitionAssignor],  # who leads goes on when another one joins
     )  # fmt: skip
+    trainer.stand_by()
+    scheduler.start()
     try:
         while not stop.is_set():
             consumer.poll(timeout_ms=500)
             leads = bool(consumer.assignment())
-            if leads and not scheduler.running:
-                log.info("Leading.", trainer=settings.worker)
-                scheduler.start()
-            elif scheduler.running:
-                (scheduler.resume if leads else scheduler.pause)()
+            if leads != trainer.leading.is_set():
+                (trainer.lead if leads else trainer.stand_by)()
     finally:
-        if scheduler.running:
-            scheduler.shutdown(wait=False)
-        if trainer.process is not None and trainer.process.is_alive():
-            trainer.process.kill()
+        trainer.stand_by()
+        scheduler.shutdown(wait=True)
         consumer.close()
         writer.close()
         following.close()

@@ -39,6 +39,7 @@ class Trainer(trainer.Trainer):
         said |= {"cadence": "1ms", "tune.every": "6h", "worker": "t1"} | options
         super().__init__(Settings.load(said), log, log)  # type: ignore[arg-type]
         log.on_entry = self.heard
+        self.leading.set()
         self.answers, self.jobs = list(answers), list[trainer.Job]()
 
     def _in_a_process(self, job: trainer.Job) -> retrain.Verdict | None:
@@ -150,3 +151,23 @@ def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_pat
     leader.tick()
     assert [e.kind for e in log.entries[1:]] == ["version.published", "champion.changed", "retrain.judged"]
     assert log.state.champion == "v000001-abcdef"
+
+
+def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> None:
+    """What it was making is dropped: no version, no champion, no verdict and no failure of its own."""
+    leader = Trainer(tmp_path, log, msgspec.structs.replace(FEW, accepted=True, version="v000001-abcdef"))
+    answer = leader._in_a_process
+
+    def lose_it(job: trainer.Job) -> retrain.Verdict | None:
+        leader.stand_by()
+        return answer(job)
+
+    leader._in_a_process = lose_it  # type: ignore[method-assign]
+    leader.tick()
+    leader.tick()
+    assert [e.kind for e in log.entries] == ["retrain.started"]
+    leader.lead()
+    leader.answers = [FEW]
+    leader._in_a_process = answer  # type: ignore[method-assign]
+    leader.tick()
+    assert log.entries[-1].kind == "retrain.judged"
