@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import hashlib
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,13 +15,16 @@ from typing import Any, Protocol
 import msgspec
 import orjson
 
+LINE_BYTES = 2 * 1024 * 1024  # no topic takes a longer one
+PROBED = 100  # lines of which one must be JSON
+
 
 class UnreadableFile(ValueError):
     """The file cannot be replayed; the message says why and what would do."""
 
 
-class BrokerUnreachable(ConnectionError):
-    """No broker answers; the message names the address and the remedy."""
+class NotSent(RuntimeError):
+    """The broker did not take some messages; the message says how many and why."""
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -30,14 +34,23 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     ts_ms: int | None
     events: int
+    readable: bool = True  # JSON; what is not is sent too, and becomes a dead letter
 
 
 class Sent(msgspec.Struct, kw_only=True):
-    """What was sent so far."""
+    """What was sent so far, and how much of it the broker did not take."""
 
     messages: int = 0
     events: int = 0
-    failed: int = 0
+    failed_messages: int = 0
+    failed: int = 0  # events
+    why: str | None = None  # of the newest failure
+
+    def fail(self, events: int, why: object) -> None:
+        """Count one message that was not taken."""
+        self.failed_messages += 1
+        self.failed += events
+        self.why = str(why) or type(why).__name__
 
 
 class Producer(Protocol):
@@ -55,15 +68,28 @@ class Producer(Protocol):
 
 def lines(file: Path) -> Iterator[Line]:
     """The lines of a .jsonl or .jsonl.gz file; an event without event_id gets one that is the same at every replay."""
+    wanted = "give a .jsonl or .jsonl.gz file of one event a line"
     try:
         with _open(file) as source:
-            for number, raw in enumerate(source):
+            for number, raw in enumerate(iter(lambda: source.readline(LINE_BYTES + 1), b"")):
+                if len(raw) > LINE_BYTES:
+                    raise UnreadableFile(
+                        f"{file} cannot be read (line {number + 1} is over {LINE_BYTES:,} bytes): {wanted}"
+                    )
                 if raw := raw.strip():
                     yield _line(number, raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(
-            f"{file} cannot be read ({error}): give a .jsonl or .jsonl.gz file of one event a line"
-        ) from error
+        raise UnreadableFile(f"{file} cannot be read ({error}): {wanted}") from error
+
+
+def opened(file: Path) -> Iterator[Line]:
+    """The same lines, once the first ones are known to be JSON: said before anything is started for them."""
+    source = lines(file)
+    first = list(itertools.islice(source, PROBED))
+    if not any(line.readable for line in first):
+        why = "none of its first lines is JSON" if first else "it is empty"
+        raise UnreadableFile(f"{file} holds no events ({why}): give a .jsonl or .jsonl.gz file of one event a line")
+    return itertools.chain(first, source)
 
 
 def _open(file: Path) -> Any:
@@ -76,14 +102,20 @@ def _line(number: int, raw: bytes) -> Line:
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return Line(None, raw, None, 1)  # sent as it is: the dead-letter topic says what is wrong with it
+        return Line(None, raw, None, 1, readable=False)  # the dead-letter topic says what is wrong with it
+    if isinstance(fields, list):
+        users = {_key(e.get("user_id")) for e in fields if isinstance(e, dict)}
+        return Line(users.pop() if len(users) == 1 else None, raw, None, len(fields))
     if not isinstance(fields, dict):
-        return Line(None, raw, None, max(1, len(fields)) if isinstance(fields, list) else 1)
+        return Line(None, raw, None, 1, readable=False)
     if "event_id" not in fields and "user_id" in fields:
         digest = hashlib.blake2b(b"%d|" % number + raw, digest_size=12).hexdigest()
         fields, raw = fields | {"event_id": digest}, orjson.dumps({"event_id": digest, **fields})
-    user, ts = fields.get("user_id"), fields.get("ts")
-    return Line(user.encode() if isinstance(user, str) else None, raw, _instant(ts), 1)
+    return Line(_key(fields.get("user_id")), raw, _instant(fields.get("ts")), 1)
+
+
+def _key(user: Any) -> bytes | None:
+    return user.encode() if isinstance(user, str) else None
 
 
 def _instant(ts: Any) -> int | None:
@@ -116,30 +148,42 @@ def play(
             first_ms = line.ts_ms if first_ms is None else first_ms
             while (wait := started + (line.ts_ms - first_ms) / 1000 / speed - now()) > 0 and not stopped():
                 sleep(min(wait, 0.2))
-        producer.send(topic, value=line.value, key=line.key).add_errback(lambda _error: _fail(sent))
         sent.messages += 1
         sent.events += line.events
+        sending = producer.send(topic, value=line.value, key=line.key)
+        sending.add_errback(lambda error, n=line.events: sent.fail(n, error))
     producer.flush(timeout=60)
     return sent
 
 
-def _fail(sent: Sent) -> None:
-    sent.failed += 1
+def checked(sent: Sent) -> Sent:
+    """What was sent, where the broker took all of it; raises `NotSent`."""
+    if sent.failed_messages:
+        raise NotSent(
+            f"{sent.failed_messages:,} of {sent.messages:,} messages were not taken by the broker ({sent.why}): "
+            "replay the file again when that is mended, a repeated event_id counts once"
+        )
+    return sent
 
 
-def producer(kafka: str) -> Producer:
-    """A kafka-python producer for many small records (no idempotence: the embedded broker has none)."""
+def producer(brokers: str, topic: str | None = None) -> Producer:
+    """A kafka-python producer for many small records (no idempotence: the embedded broker has none).
+
+    Raises at once where no broker listens, or where the topic that is named is not there.
+    """
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
+    from streams import topics
+
+    topics.require_listener(brokers)
+    if topic is not None:
+        topics.log_ids(brokers, [topic])
     try:
         return KafkaProducer(  # type: ignore[no-any-return]
-            bootstrap_servers=kafka.split(","), acks="all", enable_idempotence=False, linger_ms=20,
-            batch_size=64 * 1024, max_request_size=2 * 1024 * 1024, bootstrap_timeout_ms=10_000,
+            bootstrap_servers=brokers.split(","), acks="all", enable_idempotence=False, linger_ms=20,
+            batch_size=64 * 1024, max_request_size=LINE_BYTES + 64 * 1024, bootstrap_timeout_ms=10_000,
             max_in_flight_requests_per_connection=1, max_block_ms=30_000,
         )  # fmt: skip
     except KafkaError as error:
-        raise BrokerUnreachable(
-            f"no Kafka broker answers at {kafka} ({type(error).__name__}): "
-            "check --kafka, or start one with `nextclick broker`"
-        ) from error
+        raise topics.BrokerUnreachable(brokers, type(error).__name__) from error

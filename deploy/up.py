@@ -193,7 +193,7 @@ class Input:
 def source_of(plan: Plan) -> tuple[Iterator[replay.Line], float | None]:
     """The lines of the plan's input and the speed to send them at."""
     if plan.replay is not None:
-        return replay.lines(plan.replay), plan.speed
+        return replay.opened(plan.replay), plan.speed
     made = shop.Shop(seed=plan.seed, users=plan.users, rate=plan.rate, start_ms=int(time.time() * 1000))
     return (replay.Line(m.key.encode(), m.value, m.at_ms, m.events) for m in made.messages()), 1.0
 
@@ -237,7 +237,7 @@ def _supervised(
     logs = settings.shared / "logs"
     try:
         for name in ("worker", "trainer"):
-            command = [sys.executable, "-m", f"deploy.{name}", *settings.options()]
+            command = [sys.executable, "-m", "deploy.cli", name, *settings.options()]
             supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log"))
         tell(f"worker and trainer are starting; their logs: {logs}")
         _until_ready(watch, supervisor, stopped, logs)
@@ -297,7 +297,12 @@ def _drain(watch: Watch, feed: Input, supervisor: Supervisor, stopped: threading
         supervisor.step()
         judged = watch.total("stored") + watch.total("duplicates") + watch.total("rejected")
         now = (judged, watch.predictions)
-        if now == seen and watch.total("lag") == 0 and not watch.unanswered and watch.read >= feed.sent.messages:
+        if (
+            now == seen
+            and watch.total("lag") == 0
+            and not watch.unanswered
+            and watch.read >= feed.sent.messages - feed.sent.failed_messages
+        ):
             return
         if now != seen:
             seen, moved = now, time.monotonic()

@@ -6,22 +6,25 @@ import asyncio
 import functools
 import os
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import aiokafka
 import faust
 import msgspec
 import structlog
 
-from streams import ingest, score, transport
+from streams import codec, ingest, score, topics, transport
 
 log = structlog.get_logger()
 
 SESSION_TIMEOUT_S = 6.0
 STALLED_S = 60.0
-MAX_REQUEST = 4 * 1024 * 1024
+MAX_REQUEST = 2**31 - 1  # the topics' own limits hold
+KEPT_MS = 7 * topics.DAY_MS  # a dead letter older than this would soon be older than its topic keeps
 
 
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,46 +42,83 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlet:
-    """The worker's producer: predictions, dead letters, beats."""
+    """The worker's producers: predictions, dead letters, beats."""
 
     def __init__(self, settings: AppSettings) -> None:
         self.settings = settings
-        self.producer: Any = None
+        self.producers: dict[str | None, Any] = {}  # by compression
         self.starting = asyncio.Lock()
 
-    async def _started(self) -> Any:
+    async def _started(self, compression: str | None = None) -> Any:
         async with self.starting:  # made on the running loop, at the first send
-            if self.producer is None:
+            if compression not in self.producers:
                 producer = aiokafka.AIOKafkaProducer(
-                    bootstrap_servers=self.settings.kafka, linger_ms=5, acks="all", max_request_size=MAX_REQUEST
-                )
+                    bootstrap_servers=self.settings.kafka, linger_ms=5, acks="all", compression_type=compression,
+                    max_request_size=MAX_REQUEST,
+                )  # fmt: skip
                 await producer.start()
-                self.producer = producer
-        return self.producer
+                self.producers[compression] = producer
+        return self.producers[compression]
 
     async def stop(self) -> None:
-        if self.producer is not None:
-            await self.producer.stop()
+        for producer in self.producers.values():
+            await producer.stop()
 
     async def prediction(self, key: bytes, value: bytes) -> Any:
         return await (await self._started()).send(self.settings.predictions, value, key=key)
 
-    async def dead_letter(self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Any:
-        return await (await self._started()).send(self.settings.dead_letters, value, key=key, headers=headers)
+    async def dead_letter(self, dead: codec.DeadLetter) -> Any:
+        age_ms = time.time() * 1000 - dead.timestamp_ms
+        stamp = dead.timestamp_ms if dead.timestamp_ms >= 0 and age_ms < KEPT_MS else None  # else deleted at once
+        sent = await self._dead_letter(dead.key, dead.value, dead.headers, stamp)
+        return asyncio.ensure_future(self._kept(sent, dead))
+
+    async def _dead_letter(
+        self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], stamp: int | None
+    ) -> Any:
+        """A value that is larger than a topic takes came compressed, and fits compressed."""
+        packed = value is not None and len(value) > topics.EVENT_MAX_BYTES
+        producer = await self._started("gzip" if packed else None)
+        if value is not None or key is not None:
+            return await producer.send(self.settings.dead_letters, value, key=key, headers=headers, timestamp_ms=stamp)
+        batch = producer.create_batch()  # `send` takes no record without key and value
+        batch.append(key=None, value=None, timestamp=stamp, headers=headers)
+        return await producer.send_batch(batch, self.settings.dead_letters, partition=0)
+
+    async def _kept(self, sent: Any, dead: codec.DeadLetter) -> None:
+        """Where the topic refuses a dead letter it is kept with what the topic takes: it must not stop the worker."""
+        try:
+            await sent
+        except aiokafka.errors.InvalidTimestampError:
+            await (await self._dead_letter(dead.key, dead.value, dead.headers, None))
+        except (aiokafka.errors.MessageSizeTooLargeError, aiokafka.errors.RecordListTooLargeError):
+            size = len(dead.value or b"")
+            log.error("A dead letter was larger than its topic takes and is kept without its value.", bytes=size,
+                      max_message_bytes=topics.DEAD_LETTER_MAX_BYTES)  # fmt: skip
+            headers = [*dead.headers, ("x-value-bytes", str(size).encode())]
+            await (await self._dead_letter(dead.key, b"", headers, None))
 
     async def beat(self, value: bytes) -> None:
         await (await self._started()).send_and_wait(self.settings.state, value, key=self.settings.worker.encode())
 
 
-def fail_stop(step: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+EXPECTED = (ingest.LogBehindProgress, ingest.WrongKeys, aiokafka.errors.KafkaError)  # told without a traceback
+
+R = TypeVar("R")
+
+
+def fail_stop(step: Callable[..., Awaitable[R]]) -> Callable[..., Coroutine[Any, Any, R]]:
     """An exception ends the process: a sink that failed must not be passed over."""
 
     @functools.wraps(step)
-    async def stopping(*args: Any, **kwargs: Any) -> None:
+    async def stopping(*args: Any, **kwargs: Any) -> R:
         try:
-            await step(*args, **kwargs)
-        except Exception:
-            log.exception("Stopping: a step failed; what it was working on will be read again.")
+            return await step(*args, **kwargs)
+        except Exception as error:
+            if not isinstance(error, EXPECTED):
+                traceback.print_exc()
+            log.error("Stopping: a step failed; what it was working on will be read again.", step=step.__name__,
+                      why=f"{type(error).__name__}: {error}")  # fmt: skip
             os._exit(3)
 
     return stopping
@@ -110,7 +150,8 @@ def build(
         broker_request_timeout=15,
     )
     bridge = transport.Transport(app.conf.broker, app, loop=None)
-    bridge.event_topics, bridge.starts = frozenset(settings.events), ingest_
+    bridge.event_topics = frozenset(settings.events)
+    bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(ingest_.adopt)))
     app.transport = bridge
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from featurestore.events import Event
-from streams import codec
+from streams import codec, topics
 from streams.codec import Prediction
 
-__all__ = ["Event", "EventProducer", "LatestPredictions", "Prediction", "PredictionConsumer"]
+__all__ = ["Event", "EventProducer", "LatestPredictions", "NotDelivered", "Prediction", "PredictionConsumer"]
+
+BOOTSTRAP_S = 10.0
+METADATA_S = 20.0  # how long `send` waits to learn where a topic lies
+ABANDONED_S = 5.0  # how long a `with` block that ended in an error still tries to deliver
+
+
+class NotDelivered(RuntimeError):
+    """The broker has not taken these events; send them again when it is back: a repeated event_id counts once."""
+
+    def __init__(self, event_ids: Sequence[str], why: object) -> None:
+        named = ", ".join(event_ids[:5]) + (", …" if len(event_ids) > 5 else "")
+        super().__init__(
+            f"{len(event_ids):,} event(s) were not taken by the broker ({why}): {named}; "
+            "send them again when it is back: a repeated event_id counts once"
+        )
+        self.event_ids = list(event_ids)
 
 
 class EventProducer:
@@ -29,29 +48,76 @@ class EventProducer:
             "linger_ms": 20,
             "enable_idempotence": False,  # the embedded broker has no idempotent producers
             "max_in_flight_requests_per_connection": 1,  # a retry must not overtake
+            "max_block_ms": int(METADATA_S * 1000),
         }
-        self._producer = KafkaProducer(bootstrap_servers=kafka.split(","), **(defaults | options))
+        self._producer = _connected(KafkaProducer, kafka, defaults | options)
+        self._numbers = itertools.count()
+        self._waiting: dict[int, str] = {}  # event ids that the broker has not answered for
+        self._refused: dict[int, tuple[str, object]] = {}
 
     def send(self, event: Event | Mapping[str, Any]) -> Any:
-        """Queue one event; the future resolves when the broker has it. Raises `codec.BadEvent`."""
-        value = codec.encode_event(event) if isinstance(event, Event) else orjson.dumps(dict(event))
-        checked = codec.decode(value)[0]
-        assert isinstance(checked, Event)
-        return self._producer.send(self.topic, key=checked.user_id.encode(), value=value)
+        """Queue one event; the future resolves when the broker has it. Raises `codec.BadEvent` or `NotDelivered`."""
+        checked, value = _checked(event)
+        try:
+            sent = self._producer.send(self.topic, key=checked.user_id.encode(), value=value)
+        except KafkaTimeoutError as error:
+            why = f"topic {self.topic} was not found within {METADATA_S:.0f} s: is it there, and the broker up?"
+            raise NotDelivered([checked.event_id], why) from error
+        number = next(self._numbers)
+        self._waiting[number] = checked.event_id
+        sent.add_callback(lambda _: self._waiting.pop(number, None))
+        sent.add_errback(lambda error: self._refuse(number, error))
+        return sent
+
+    def _refuse(self, number: int, error: object) -> None:
+        self._refused[number] = (self._waiting.pop(number), error)
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until everything queued was acknowledged."""
-        self._producer.flush(timeout=timeout_s)
+        """Wait until everything queued was acknowledged; raises `NotDelivered` where it was not.
 
-    def close(self) -> None:
-        """Flush and disconnect."""
-        self._producer.close()
+        What the broker refused is named once; what is still waiting goes on being tried.
+        """
+        self._settle(lambda: self._producer.flush(timeout=timeout_s))
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Flush and disconnect; raises `NotDelivered` like `flush`, and nothing is tried any more."""
+        self._settle(lambda: self._producer.close(timeout=timeout_s))
+
+    def _settle(self, finish: Callable[[], None]) -> None:
+        why: object = "no answer in time"
+        with contextlib.suppress(KafkaTimeoutError):
+            finish()
+        missing = list(self._waiting.values())
+        for number in list(self._refused):
+            event_id, why = self._refused.pop(number)
+            missing.append(event_id)
+        if missing:
+            raise NotDelivered(missing, why)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        self.close(None if kind is None else ABANDONED_S)
+
+
+def _checked(event: Event | Mapping[str, Any]) -> tuple[Event, bytes]:
+    """An event as the worker will read it, and its bytes."""
+    try:
+        value = codec.encode_event(event) if isinstance(event, Event) else orjson.dumps(dict(event))
+    except orjson.JSONEncodeError as error:
+        raise codec.BadEvent("schema", f"the event cannot be written as JSON: {error}") from error
+    checked = codec.decode(value)[0]
+    assert isinstance(checked, Event)
+    return checked, value
+
+
+def _connected(kind: Callable[..., Any], kafka: str, options: dict[str, Any], *topic: str) -> Any:
+    defaults = {"bootstrap_timeout_ms": int(BOOTSTRAP_S * 1000)}
+    try:
+        return kind(*topic, bootstrap_servers=kafka.split(","), **(defaults | options))
+    except KafkaError as error:
+        raise topics.BrokerUnreachable(kafka, type(error).__name__) from error
 
 
 class PredictionConsumer:
@@ -72,7 +138,7 @@ class PredictionConsumer:
             "session_timeout_ms": 6_000,
             "heartbeat_interval_ms": 1_500,
         }
-        self._consumer = KafkaConsumer(topic, bootstrap_servers=kafka.split(","), **(defaults | options))
+        self._consumer = _connected(KafkaConsumer, kafka, defaults | options, topic)
 
     def __iter__(self) -> Iterator[Prediction]:
         """Predictions as they come; what was erased (a tombstone) is passed over."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from featurestore.events import NEEDS_ITEM, Event, EventType
 
 LIMIT_BYTES = 256 * 1024  # a larger message is a dead letter unread
+LIMIT_ID_CHARS = 512  # ids come back in predictions, which must fit into a message too
+LIMIT_CATEGORY_CHARS = 2_048
 MESSAGE_CHARS = 500  # an explanation is cut here, so that a dead letter always fits
 MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 SCHEMA_VERSION = 1
@@ -54,11 +56,14 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Headers: ...
+    @property
+    def timestamp(self) -> int: ...
 
 
 # ---------------------------------------------------------------- events in
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Id = Annotated[str, msgspec.Meta(max_length=LIMIT_ID_CHARS)]
 _Instant = Annotated[datetime.datetime, msgspec.Meta(tz=True)] | Annotated[int, msgspec.Meta(ge=0, le=MAX_TS_MS)]
 
 
@@ -67,19 +72,19 @@ class _Wire(msgspec.Struct, kw_only=True, gc=False):
 
     event_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     type: EventType
-    user_id: Annotated[str, msgspec.Meta(min_length=1)]
+    user_id: Annotated[str, msgspec.Meta(min_length=1, max_length=LIMIT_ID_CHARS)]
     ts: _Instant
-    session_id: str | None = None
-    item_id: str | None = None
+    session_id: _Id | None = None
+    item_id: _Id | None = None
     title: str | None = None
-    category: str | None = None
+    category: Annotated[str, msgspec.Meta(max_length=LIMIT_CATEGORY_CHARS)] | None = None
     brand: str | None = None
     price: float | None = None
     currency: str | None = None
     quantity: _Int64 | None = None
     position: _Int64 | None = None
     query: str | None = None
-    prediction_id: str | None = None
+    prediction_id: _Id | None = None
     consent: bool | None = None
 
 
@@ -110,7 +115,10 @@ def decode(value: bytes | None, headers: Headers = ()) -> list[Event | BadElemen
     if not value:
         raise BadEvent("schema", "the message is empty: send one event as a JSON object, or an array of them")
     if len(value) > LIMIT_BYTES:
-        raise BadEvent("too-large", f"{len(value)} bytes; the limit is {LIMIT_BYTES}: send fewer events a message")
+        raise BadEvent(
+            "too-large",
+            f"{len(value):,} bytes; the limit is {LIMIT_BYTES:,}: send fewer events a message, or shorter texts",
+        )
     if value.lstrip(b" \t\r\n")[:1] == b"[":
         return _decode_array(value)
     return [_decode_object(value)]
@@ -291,10 +299,20 @@ def decode_prediction(value: bytes) -> Prediction:
 # ---------------------------------------------------------------- dead letters
 
 
-def dead_letter(
-    record: Record, bad: BadEvent | Sequence[BadElement]
-) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-    """Key, value and headers of the dead letter: the first two untouched, the headers as Kafka Connect writes them.
+class DeadLetter(NamedTuple):
+    """A record of the dead-letter topic: key, value and timestamp untouched, and the headers that say why it is there.
+
+    The timestamp is told by `x-timestamp` too, since no topic takes every one.
+    """
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    timestamp_ms: int
+
+
+def dead_letter(record: Record, bad: BadEvent | Sequence[BadElement]) -> DeadLetter:
+    """The dead letter of a record; its headers are written as Kafka Connect does.
 
     `bad` is why the message as a whole could not be read, or the elements that were not accepted.
     """
@@ -309,11 +327,13 @@ def dead_letter(
         "__connect.errors.exception.class.name": "streams.codec.BadEvent",
         "__connect.errors.exception.message": message[:MESSAGE_CHARS],
         "x-reason": reason,
+        "x-timestamp": str(record.timestamp),
     }
     if elements:
         headers["x-bad-elements"] = ranges([element.n for element in elements])
     kept = [(name, field or b"") for name, field in record.headers or ()]
-    return record.key, record.value, kept + [(name, text.encode()) for name, text in headers.items()]
+    told = kept + [(name, text.encode()) for name, text in headers.items()]
+    return DeadLetter(record.key, record.value, told, record.timestamp)
 
 
 def _summary(elements: Sequence[BadElement]) -> str:

@@ -20,7 +20,6 @@ from streams import codec, transport
 
 log = structlog.get_logger()
 
-DeadLetter = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 COMMIT_S = 0.2
 KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
 KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
@@ -88,7 +87,7 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
-    dead: list[DeadLetter] = field(default_factory=list)
+    dead: list[codec.DeadLetter] = field(default_factory=list)
 
 
 class Ingest:

@@ -31,7 +31,7 @@ class Outlet(Protocol):
     """Where predictions and dead letters go."""
 
     def prediction(self, key: bytes, value: bytes) -> Pending: ...
-    def dead_letter(self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Pending: ...
+    def dead_letter(self, dead: codec.DeadLetter) -> Pending: ...
 
 
 Due = tuple[TP, ingest.Part, Session, Row]
@@ -121,7 +121,7 @@ class Scorer:
                 break
             await asyncio.sleep(0.1)
         now_ms = int(time.time() * 1000)
-        sends = [await self.outlet.dead_letter(*dead) for batch in batches for dead in batch.dead]
+        sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
         for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
             if self.ingest.parts.get(tp) is part:
                 value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)

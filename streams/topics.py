@@ -140,7 +140,7 @@ def log_id(cluster: str | None, topic: uuid.UUID | str | None) -> str:
 
 @contextlib.contextmanager
 def _admin(kafka: str, security: Mapping[str, Any] | None) -> Iterator[Any]:
-    _require_listener(kafka)
+    require_listener(kafka)
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=kafka.split(","), client_id="nextclick", bootstrap_timeout_ms=5_000, **(security or {})
@@ -153,7 +153,7 @@ def _admin(kafka: str, security: Mapping[str, Any] | None) -> Iterator[Any]:
         admin.close()
 
 
-def _require_listener(kafka: str) -> None:
+def require_listener(kafka: str) -> None:
     """Say at once that nothing listens, instead of trying again for seconds."""
     why: object = "no address"
     for address in kafka.split(","):

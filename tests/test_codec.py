@@ -185,7 +185,8 @@ def test_unknown_fields_are_kept_as_written() -> None:
 
 def record(value: bytes | None) -> Any:
     """A Kafka record with a header of its own."""
-    return SimpleNamespace(topic="t", partition=3, offset=41, key=b"u1", value=value, headers=[("trace", b"1")])
+    return SimpleNamespace(topic="t", partition=3, offset=41, key=b"u1", value=value, headers=[("trace", b"1")],
+                           timestamp=5)  # fmt: skip
 
 
 def headers_of(headers: list[tuple[str, bytes]]) -> dict[str, str]:
@@ -195,8 +196,8 @@ def headers_of(headers: list[tuple[str, bytes]]) -> dict[str, str]:
 
 def test_dead_letter_is_untouched_and_says_why() -> None:
     """Key, value and the record's own headers stay; Kafka Connect's headers say where from and why."""
-    key, value, headers = codec.dead_letter(record(b"{"), BadEvent("bad-json", "not JSON: truncated"))
-    assert (key, value) == (b"u1", b"{")
+    key, value, headers, timestamp_ms = codec.dead_letter(record(b"{"), BadEvent("bad-json", "not JSON: truncated"))
+    assert (key, value, timestamp_ms) == (b"u1", b"{", 5)
     told = headers_of(headers)
     assert told["trace"] == "1"
     assert told["x-reason"] == "bad-json"

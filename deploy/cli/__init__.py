@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import click
 import typer
@@ -11,10 +12,13 @@ from deploy.cli import cadence, config, erasure, feed, models, processes
 
 # Errors whose message is meant for people, by name: their modules stay unimported until a command needs them.
 EXPECTED = frozenset({
-    "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "CorruptVersion",
-    "TopicUnusable", "LogBehindProgress", "NothingThere", "NoBrokersAvailable", "KafkaTimeoutError",
-    "KafkaConnectionError",
+    "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "NotSent", "CorruptVersion",
+    "TopicUnusable", "LogBehindProgress", "StoreFromNewerVersion", "NothingThere", "KafkaError",
 })  # fmt: skip
+REMEDIES = {  # errors of other people's making whose message lacks what to do
+    "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "
+    "damaged file (it comes back from the lake)",
+}
 
 app = typer.Typer(
     name="nextclick", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -46,11 +50,23 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"nextclick: a part is not installed ({error}): pip install 'nextclick[all]'", file=sys.stderr)
         code = 1
     except Exception as error:
-        if not expected(error):
-            raise
-        print(f"nextclick: {error or type(error).__name__}", file=sys.stderr)
-        code = 1
+        code = _tell(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: Exception) -> int:
+    """One line for what people can mend; for anything else Python's traceback above it. The exit code."""
+    name = type(error).__name__
+    text = " ".join(str(error).split()) or name
+    if name in REMEDIES:
+        print(f"nextclick: {text}: {REMEDIES[name]}", file=sys.stderr)
+        return 1
+    if expected(error):
+        print(f"nextclick: {text}", file=sys.stderr)
+        return 1
+    traceback.print_exception(error)
+    print(f"nextclick: stopped by what should not happen: {name}: {text}", file=sys.stderr)
+    return 3
 
 
 def expected(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ def forget(
 
     settings = options.settings_of(kafka, None, None, config, assigned)
     entry = log.append(settings, "forget", {"user_id": user_id})
-    producer = replay.producer(settings.kafka)
+    producer = replay.producer(settings.kafka, settings["topics.predictions"])
     producer.send(settings["topics.predictions"], value=None, key=user_id.encode()).get(timeout=20)
     producer.close(timeout=5)
     kept = ", ".join(settings["topics.events"])

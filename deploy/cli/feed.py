@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +23,13 @@ def replay(
     from deploy import replay as playing
 
     settings = options.settings_of(kafka, None, None, config, assigned)
-    rapid, source = processes.speed_of(speed), playing.lines(file)
-    first = next(source, None)  # an unreadable file is said before a broker is looked for
-    producer = playing.producer(settings.kafka)
+    topic, rapid, source = settings["topics.events"][0], processes.speed_of(speed), playing.opened(file)
+    producer = playing.producer(settings.kafka, topic)
     started = time.monotonic()
-    every = source if first is None else itertools.chain((first,), source)
-    sent = playing.play(every, producer, settings["topics.events"][0], speed=rapid)
+    sent = playing.play(source, producer, topic, speed=rapid)
     producer.close(timeout=30)
     seconds = time.monotonic() - started
+    playing.checked(sent)
     result = msgspec.to_builtins(sent) | {"seconds": round(seconds, 2)}
     options.show(result, json, f"{sent.events:,} events in {sent.messages:,} messages sent in {seconds:.1f} s")
 
@@ -54,17 +52,19 @@ def simulate(
     plan = up.Plan(
         simulate=True, rate=rate, users=users, seed=seed, history_ms=options.milliseconds(history, "--history") or 0
     )
-    producer = playing.producer(settings.kafka)
+    topic = settings["topics.events"][0]
+    producer = playing.producer(settings.kafka, topic)
     past = up.write_history(settings, plan, int(time.time() * 1000)) if plan.history_ms else 0
     end = None if for_ms is None else time.monotonic() + for_ms / 1000
     source, speed = up.source_of(plan)
     sent = playing.Sent()
     with contextlib.suppress(KeyboardInterrupt):
         playing.play(
-            source, producer, settings["topics.events"][0], speed=speed, sent=sent,
+            source, producer, topic, speed=speed, sent=sent,
             stopped=lambda: end is not None and time.monotonic() >= end,
         )  # fmt: skip
     producer.close(timeout=30)
+    playing.checked(sent)
     result = msgspec.to_builtins(sent) | {"history": past}
     options.show(result, json, f"{sent.events:,} events in {sent.messages:,} messages sent, {past:,} of history")
 

@@ -44,8 +44,11 @@ def up(
     rapid = speed_of(speed)
     if replay is not None and not replay.is_file():
         raise dials.SettingsError(f"--replay {replay} is no file: give a .jsonl or .jsonl.gz file of one event a line")
+    from deploy import replay as playing
     from deploy import up as running
 
+    if replay is not None:
+        playing.opened(replay)
     embedded = settings.source("kafka") == "default"
     if embedded:  # a log that ends with the command gets a folder of its own
         folder = running.fresh_folder(settings.shared)
@@ -97,6 +100,7 @@ def worker(
     settings = options.settings_of(kafka, shared, name, config, assigned)
     from deploy.worker import main
 
+    _plain_logs()
     main(settings.options(), {})
 
 
@@ -108,4 +112,22 @@ def trainer(
     settings = options.settings_of(kafka, shared, name, config, assigned)
     from deploy.trainer import main
 
+    _plain_logs()
     main(settings.options(), {})
+
+
+def _plain_logs() -> None:
+    """Log lines on stderr, tracebacks as Python writes them."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
