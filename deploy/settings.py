@@ -157,6 +157,12 @@ def _tune(text: str) -> str:
     return text
 
 
+def _logs(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("write text or json")
+    return text
+
+
 def _every(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
@@ -208,6 +214,7 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="topics.state", default="interest.state", parse=_topic, help="the workers' beats"),
     Dial(name="shared", default="nextclick-data", parse=_path, help="the shared folder: lake, versions, encoders"),
     Dial(name="worker", default="", parse=_name, help="this worker's name, of its store file and its beats"),
+    Dial(name="logs", default="text", parse=_logs, help="how processes log: text, or json: one object a line"),
     Dial(name="http.port", default="0", parse=_port, help="port of the worker's web server on loopback; 0: none"),
 )
 BY_NAME: Mapping[str, Dial] = {d.name: d for d in DIALS}

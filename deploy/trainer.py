@@ -21,6 +21,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
+from deploy import logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
@@ -43,6 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     since: dict[str, int]
     policy: window.WindowPolicy
     forgotten: frozenset[str]
+    logs: str
     recipe: retrain.Recipe
 
 
@@ -51,6 +53,7 @@ def work(job: Job, answer: Any) -> None:
     os.nice(19)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    logs.configure(job.logs)
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
     since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
     champion = out.path(job.champion) if job.champion else None
@@ -163,7 +166,7 @@ class Trainer:
         since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
         job = Job(
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
-            since=since, policy=settings.window_policy(), forgotten=state.forgotten,
+            since=since, policy=settings.window_policy(), forgotten=state.forgotten, logs=settings["logs"],
             recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
         )  # fmt: skip
         begun = {"kind": kind, "why": why, "champion": state.champion, "asked": self.answered}
@@ -273,7 +276,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
-    run(dials.from_arguments(arguments, environment), stop)
+    settings = dials.from_arguments(arguments, environment)
+    logs.configure(settings["logs"])
+    run(settings, stop)
 
 
 if __name__ == "__main__":

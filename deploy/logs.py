@@ -1,0 +1,53 @@
+"""How processes log: a sentence with its fields, one line each on stderr; coloured on a terminal, JSON where asked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+SECRET = re.compile(r"passw|secret|token(?!s)|credential|api_?key|authorization|sasl_jaas", re.IGNORECASE)
+IN_TEXT = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|((?:password|secret|token)\s*[=:]\s*)[^\s,;]+", re.IGNORECASE)
+
+
+def configure(form: str = "text", stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's logging (from WARNING on) alike; once, where a process begins."""
+    out = sys.stderr if stream is None else stream
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # a traceback as Python writes it
+        masked,
+    ]
+    render: list[Processor] = [structlog.processors.JSONRenderer(default=str)]
+    if form != "json":
+        plain = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain, pad_event_to=0)]
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(out),
+    )
+    drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[drop, *render]))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def masked(logger: Any, method: str, said: EventDict) -> EventDict:
+    """Fields that may be secrets, and what looks like one within a text, are not written.
+
+    >>> masked(None, "info", {"sasl_plain_password": "x", "url": "http://ann:x@host"})
+    {'sasl_plain_password': '***', 'url': 'http://ann:***@host'}
+    """
+    return {name: "***" if SECRET.search(name) else _masked(value) for name, value in said.items()}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return IN_TEXT.sub(lambda m: f"{m[1] or m[2]}***", value)
+    return masked(None, "", value) if type(value) is dict else value

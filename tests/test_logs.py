@@ -1,0 +1,62 @@
+"""Logs: one line a sentence, plain where nobody looks, no secret in them, the standard library's alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from deploy import logs
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Leave the logging of other tests as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+def written(form: str) -> str:
+    """What three kinds of lines look like."""
+    out = io.StringIO()
+    logs.configure(form, out)
+    log = structlog.get_logger()
+    log.debug("Not said.")
+    log.info("Judged.", n=7, sasl_plain_password="hunter2", of={"api_key": "hunter2"}, tokens=5)
+    logging.getLogger("kafka").warning("no broker at %s", "sasl://ann:hunter2@host")
+    try:
+        raise ValueError("password=hunter2")
+    except ValueError:
+        log.exception("Stopping.")
+    return out.getvalue()
+
+
+def test_text_is_plain_without_a_terminal() -> None:
+    """No colours, tracebacks as Python writes them, the error last; no secret anywhere."""
+    said = written("text")
+    assert "\x1b" not in said
+    assert "Judged." in said
+    assert "n=7" in said
+    assert "Traceback (most recent call last):" in said
+    assert said.splitlines()[-1] == "ValueError: password=***"
+    assert "Not said." not in said
+    assert "hunter2" not in said
+
+
+def test_json_is_one_object_a_line() -> None:
+    """Each line has its sentence, level and time, a traceback included; no secret anywhere."""
+    said = written("json")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [(x["event"], x["level"]) for x in lines] == [
+        ("Judged.", "info"), ("no broker at sasl://ann:***@host", "warning"), ("Stopping.", "error"),
+    ]  # fmt: skip
+    assert (lines[0]["n"], lines[0]["tokens"], lines[0]["of"]) == (7, 5, {"api_key": "***"})
+    assert lines[2]["exception"].endswith("ValueError: password=***")
+    assert "hunter2" not in said
