@@ -6,8 +6,8 @@ import math
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
 from trainer import baselines, judge, registry, retrain, texts
+from trainer.memory import current_item
 from trainer.predictor import Predictor
 
 KEY = lake.PartitionKey("backtest@file", 0)
@@ -33,7 +34,7 @@ def run(settings: Settings, file: Path, cadences_ms: list[int | None]) -> dict[s
     labels = _labels(settings, rows)
     rows = retrain.rows_of(labels)  # what the labels point into: without repeats and without what may not be used
     half_ms = (rows[0].event.ts_ms + rows[-1].event.ts_ms) // 2
-    wanted = np.flatnonzero((labels.at_ms >= half_ms) & (labels.next_row >= 0))
+    wanted = np.flatnonzero(labels.at_ms >= half_ms)
     wanted = wanted[np.linspace(0, len(wanted) - 1, min(TESTED, len(wanted))).astype(int)] if len(wanted) else wanted
     arms = {"never" if c is None else written(c): walk(settings, rows, labels, wanted, half_ms, c) for c in cadences_ms}
     return {"events": len(rows), "cuts": len(wanted), "arms": arms}
@@ -72,10 +73,10 @@ def walk(
 ) -> dict[str, Any]:
     """One pass over the second half: predict each wanted cut, learn each row, retrain every cadence."""
     cpu, cut_at = time.process_time(), {int(labels.row[i]): int(i) for i in wanted}
-    scored: dict[str, list[float]] = defaultdict(list)
-    asked: list[int] = []
+    scored: dict[int, dict[str, float]] = {}
     trained, refused, next_ms, written_to = 0, 0, half_ms, 0
-    items, categories, last = baselines.Popularity(), baselines.Popularity(), baselines.LastCategory()
+    known = labels.purchase[(labels.at_ms < half_ms) & (labels.purchase >= 0)]
+    beside = Beside(bought=float(known.mean()) if len(known) else 0.5)
     bar = progress("never" if cadence_ms is None else written(cadence_ms), len(rows))
     with tempfile.TemporaryDirectory() as folder:
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
@@ -97,60 +98,77 @@ def walk(
                     since = {KEY: rows[place - 1].origin.offset + 1}
                 next_ms = row.event.ts_ms + cadence_ms if cadence_ms is not None else 2**62
             model.memory.take(row)
-            if baselines.engaged(row):
-                items.take(row.event.item_id, row.event.ts_ms)
-                categories.take(row.event.category, row.event.ts_ms)
+            beside.take(row)
             if (i := cut_at.get(place)) is not None:
-                asked.append(i)
-                _score(scored, model, rows, labels, i, items, categories, last)
+                scored[i] = score(model, beside, rows, labels, i)
             bar(place)
-    session = labels.session_key[asked]
+    session, names = labels.session_key[list(scored)], sorted({name for cut in scored.values() for name in cut})
+    told = {name: judge.interval(np.array([c.get(name, math.nan) for c in scored.values()]), session) for name in names}
     return {
         "retrained": trained,
         "refused": refused,
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "metrics": {name: msgspec.to_builtins(judge.interval(np.array(v), session)) for name, v in scored.items()},
+        "metrics": msgspec.to_builtins(told),
     }
 
 
-def _score(
-    scored: dict[str, list[float]], model: Predictor, rows: list[Row], labels: window.Examples, i: int,
-    items: baselines.Popularity, categories: baselines.Popularity, last: baselines.LastCategory,
-) -> None:  # fmt: skip
-    tokens = [rows[t] for t in labels.tokens[i] if t >= 0]
+@dataclass
+class Beside:
+    """The baselines, as they were at each cut."""
+
+    items: baselines.Popularity = field(default_factory=baselines.Popularity)
+    categories: baselines.Popularity = field(default_factory=baselines.Popularity)
+    last: baselines.LastCategory = field(default_factory=baselines.LastCategory)
+    bought: float = 0.5  # share of the cuts before the tested ones that ended in a purchase
+
+    def take(self, row: Row) -> None:
+        """Count what somebody engaged with."""
+        if baselines.engaged(row):
+            self.items.take(row.event.item_id, row.event.ts_ms)
+            self.categories.take(row.event.category, row.event.ts_ms)
+
+
+def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Examples, i: int) -> dict[str, float]:
+    """One cut: what the model and the baselines said of it, metric by metric; what does not apply is left out."""
+    tokens = retrain.window_rows(labels, rows, i)
     interest = model.predict([Session("", "", 0, 0, tokens, len(tokens))], [int(labels.at_ms[i])])[0]
-    target = rows[labels.next_row[i]].event
-    current = next((r.event.item_id for r in reversed(tokens) if r.event.item_id), None)
-    _ranked(scored, "item", [name for name, _ in interest.items], target.item_id, 20)
-    _ranked(scored, "popular.item", [name for name in items.ranked(21) if name != current], target.item_id, 20)
+    more, none = labels.next_row[i] >= 0, interest.none_probability
+    made = {"none.log_loss": _loss(1 - none if more else none)}
+    if (bought := labels.purchase[i]) >= 0 and (buys := interest.purchase_probability) is not None:
+        made["purchase.log_loss"] = _loss(buys if bought else 1 - buys)
+        made["base.purchase.log_loss"] = _loss(beside.bought if bought else 1 - beside.bought)
+    if not more:
+        return made
+    target, current = rows[labels.next_row[i]].event, current_item(tokens)
+    made |= _ranked("item", [name for name, _ in interest.items], target.item_id, 20)
+    made |= _ranked("popular.item", [name for name in beside.items.ranked(21) if name != current], target.item_id, 20)
     if target.category is None:
-        for name in ("category", "popular.category", "last.category"):
-            for metric in ("r1", "r5", "log_loss"):
-                scored[f"{name}.{metric}"].append(math.nan)
-        return
+        return made
     before = next((r.event.category for r in reversed(tokens) if r.event.category), None)
-    named, some = dict(interest.categories), max(1 - interest.none_probability, FLOOR)
-    known = len(categories.ranked(1_000))
+    named, some, known = dict(interest.categories), max(1 - none, FLOOR), len(beside.categories.ranked(1_000))
     rest = max(some - sum(named.values()), FLOOR) / max(known - len(named), 1)  # what was not named shares what is left
-    _categories(scored, "category", list(named), target.category, named.get(target.category, rest) / some)
-    popular = categories.ranked(5)
-    _categories(scored, "popular.category", popular, target.category, categories.probability(target.category))
-    guess = [c for c in [before, *popular] if c is not None]
-    share = last.probability(before, target.category, known)
-    _categories(scored, "last.category", list(dict.fromkeys(guess))[:5], target.category, share)
-    last.learn(before, target.category)
+    popular = beside.categories.ranked(5)
+    guess = list(dict.fromkeys(c for c in [before, *popular] if c is not None))[:5]
+    share = beside.last.probability(before, target.category, known)
+    made |= _categories("category", list(named), target.category, named.get(target.category, rest) / some)
+    made |= _categories("popular.category", popular, target.category, beside.categories.probability(target.category))
+    made |= _categories("last.category", guess, target.category, share)
+    beside.last.learn(before, target.category)
+    return made
 
 
-def _ranked(scored: dict[str, list[float]], name: str, ranked: list[str], target: str | None, k: int) -> None:
+def _ranked(name: str, ranked: list[str], target: str | None, k: int) -> dict[str, float]:
     rank = ranked.index(target) + 1 if target in ranked[:k] else 0
-    scored[f"{name}.r{k}"].append(float(rank > 0))
-    scored[f"{name}.mrr{k}"].append(1 / rank if rank else 0.0)
+    return {f"{name}.r{k}": float(rank > 0), f"{name}.mrr{k}": 1 / rank if rank else 0.0}
 
 
-def _categories(scored: dict[str, list[float]], name: str, ranked: list[str], target: str, share: float) -> None:
-    scored[f"{name}.r1"].append(float(ranked[:1] == [target]))
-    scored[f"{name}.r5"].append(float(target in ranked[:5]))
-    scored[f"{name}.log_loss"].append(-math.log(max(share, FLOOR)))
+def _categories(name: str, ranked: list[str], target: str, share: float) -> dict[str, float]:
+    hit = {f"{name}.r1": float(ranked[:1] == [target]), f"{name}.r5": float(target in ranked[:5])}
+    return hit | {f"{name}.log_loss": _loss(share)}
+
+
+def _loss(share: float) -> float:
+    return -math.log(max(share, FLOOR))
 
 
 def progress(name: str, total: int) -> Callable[[int], None]:
@@ -165,7 +183,7 @@ def progress(name: str, total: int) -> Callable[[int], None]:
 
 def told(result: dict[str, Any]) -> str:
     """The result as lines: one a metric, with its interval and n."""
-    lines = [f"{result['events']:,} events, {result['cuts']:,} cuts tested, the next different item"]
+    lines = [f"{result['events']:,} events, {result['cuts']:,} cuts tested"]
     for name, arm in result["arms"].items():
         lines.append(
             f"cadence {name}: {arm['retrained']} versions, {arm['refused']} refused, {arm['cpu_seconds']} CPU s"

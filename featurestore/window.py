@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.events import ENGAGED
 from featurestore.lake import HISTORY, Cover, PartitionKey
 
 LENGTH = 50  # tokens of a session at a cut
@@ -78,7 +79,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         part, keys = _parts(rows)
         mature = mature_ms(cover)
         limit = np.array([mature.get(k, 0) for k in keys] or [0], np.int64)[part]
-        ts = _ints(rows, "ts_ms")
+        ts = ints(rows, "ts_ms")
         usable = ~rows.column("late").to_numpy() & (ts + policy.horizon_next_ms < limit)
         row = np.flatnonzero(usable)
         row = row[np.lexsort((row, ts[row]))][max(0, int(usable.sum()) - policy.cuts) :]
@@ -89,7 +90,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         con.close()
     next_row, category_offsets, category_rows, bought = labels
     since = np.array([policy.since.get(k, 0) for k in keys] or [0], np.int64)[part]
-    fresh = (_ints(rows, "offset") >= since)[row]
+    fresh = (ints(rows, "offset") >= since)[row]
     judge = _held_out(ts[row], fresh, policy)
     begins = ts[row][judge].min() if judge.any() else np.iinfo(np.int64).max
     label_ms = np.where(next_row >= 0, ts[next_row] if len(ts) else 0, -1)
@@ -123,7 +124,8 @@ def _rows(con: duckdb.DuckDBPyConnection, cover: Cover, policy: WindowPolicy) ->
     return con.sql(_ROWS.format(relation=relation)).to_arrow_table().combine_chunks()
 
 
-def _ints(rows: pa.Table, name: str) -> Ints:
+def ints(rows: pa.Table, name: str) -> Ints:
+    """A column of whole numbers."""
     return np.asarray(rows.column(name).to_numpy(), np.int64)
 
 
@@ -140,7 +142,7 @@ def _codes(rows: pa.Table, names: list[str], start: Ints | None = None) -> Ints:
 
 def _parts(rows: pa.Table) -> tuple[Ints, list[PartitionKey]]:
     """The partition of each row as a number, and what the numbers mean."""
-    part = _codes(rows, ["topic"], _ints(rows, "partition"))
+    part = _codes(rows, ["topic"], ints(rows, "partition"))
     first = np.unique(part, return_index=True)[1]
     found = rows.select(["topic", "partition"]).take(first).to_pylist()
     return part, [PartitionKey(r["topic"], r["partition"]) for r in found]
@@ -200,7 +202,7 @@ def _labels(
     cuts = cuts.append_column("current", rows.column("item_id").take(_current(rows, tokens)))
     con.register("everything", everything)
     con.register("cuts", cuts)
-    con.execute("CREATE TEMP TABLE engaged AS FROM everything WHERE type IN ('click', 'view', 'cart', 'purchase')")
+    con.execute(f"CREATE TEMP TABLE engaged AS FROM everything WHERE type IN {tuple(sorted(ENGAGED))}")
     later = _LATER.format(horizon=policy.horizon_next_ms)
     found = con.execute(
         f"SELECT a.cut, arg_min(b.pos, (b.ts_ms, b.pos)) AS pos {later} AND b.item_id IS NOT NULL"
@@ -222,8 +224,9 @@ def _labels(
 
 
 def _current(rows: pa.Table, tokens: Ints) -> pa.Array:
-    """The row with the item that the session is at: the last token that has one, null where none has."""
-    has = np.r_[np.asarray(rows.column("item_id").is_valid()), False][tokens]  # −1 is the False at the end
+    """The row with the item that the session is at: the last that was engaged with, null where none was."""
+    engaged = rows.column("item_id").is_valid().to_numpy() & np.isin(rows.column("type").to_numpy(), [*ENGAGED])
+    has = np.r_[engaged, False][tokens]  # −1 is the False at the end
     last = LENGTH - 1 - np.argmax(has[:, ::-1], axis=1)
     return pa.array(tokens[np.arange(len(tokens)), last], mask=~has.any(axis=1))
 

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from deploy import kafka as real_kafka
 from deploy.broker import BrokerError
+
+torch.set_num_threads(1)  # as a worker and a training job have it
 
 
 def _start(data: Path) -> real_kafka.Kafka:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row
-from trainer import blend, cadence, judge, memory, registry, retrain, texts
-from trainer.predictor import Predictor
+from trainer import blend, cadence, heads, judge, memory, registry, retrain, texts
+from trainer.network import NetworkSettings
+from trainer.predictor import Predictor, Trained
 
 KEY = lake.PartitionKey("events@log", 0)
 MINUTE = 60_000
@@ -228,3 +230,64 @@ def test_texts_are_embedded_once_and_shared(tmp_path: Path) -> None:
     a, b, c = words.vectors(["red running shoe", "red running shoes", "garden hose"])
     assert a @ b > 0.8 > a @ c
     assert np.array_equal(words.vectors(["red running shoe"])[0], a)
+
+
+def test_no_feature_knows_the_future(shop: tuple[lake.Lake, texts.Texts, registry.Registry]) -> None:
+    """With everything after an instant scrambled, the cases at the cuts before it are the same to the last bit."""
+    _, words, _ = shop
+    rows, rng = shop_rows(1_200), random.Random(5)
+    later = [msgspec.structs.replace(r.event, item_id=f"i{rng.randrange(30)}", title="?") for r in rows[900:]]
+    other = rows[:900] + [msgspec.structs.replace(r, event=e) for r, e in zip(rows[900:], later, strict=True)]
+    made = []
+    for number, told in enumerate((rows, other)):
+        here = lake.Lake(words.shared / str(number), "w")
+        here.write_rows(KEY, 0, told)
+        found = window.examples(here.cover(), POLICY)
+        rows_ = retrain.rows_of(found)
+        early = np.flatnonzero(found.row < 600)
+        net = retrain.network_of(found, rows_, early, words, None, NetworkSettings(first_epochs=1))
+        arm = Predictor(memory.Memory(), words, trained=Trained(net, blend.Blend.flat()))
+        wanted = np.flatnonzero((found.row >= 600) & (found.row < 690))
+        made.append(retrain.replay(found, rows_, wanted, {"arm": arm})["arm"])
+    assert made[0].keys() == made[1].keys()
+    assert len(made[0]) == 90
+    for i, case in made[0].items():
+        assert np.array_equal(case.candidates, made[1][i].candidates)
+        assert np.array_equal(case.session, made[1][i].session)
+
+
+def test_purchase_head_is_calibrated_and_silent_where_it_knows_too_little() -> None:
+    """Carts lead to purchases; the mean probability is the share of purchases."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.ones(2_000), rng.normal(size=(2_000, len(heads.FEATURES) - 1))])
+    bought = rng.random(2_000) < 1 / (1 + np.exp(2 - 2 * x[:, 3]))
+    head = heads.fit(x, bought)
+    assert head is not None
+    assert head.of(x).mean() == pytest.approx(bought.mean(), abs=0.01)
+    assert heads.surprise(head.of(x), bought).mean() < heads.surprise(np.full(2_000, bought.mean()), bought).mean()
+    assert heads.fit(x, np.zeros(2_000, bool)) is None
+
+
+def test_a_version_says_the_same_when_it_is_read_back(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+) -> None:
+    """Saved and loaded: the same interests, alone and in a batch; made for other features: refused."""
+    the_lake, words, out = shop
+    rows = shop_rows(2_000)
+    the_lake.write_rows(KEY, 0, rows)
+    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
+    assert name is not None
+    one, two = (Predictor.load(out.path(name), words) for _ in range(2))
+    open_ = sessions.OpenSessions()
+    sessions.restore(open_, rows[-200:], rows[-1].event.ts_ms, sessions.SessionSettings())
+    asked = [s for user in {r.event.user_id for r in rows[-50:]} for s in open_.of(user)]
+    at_ms = [rows[-1].event.ts_ms] * len(asked)
+    together = one.predict(asked, at_ms)
+    alone = [two.predict([s], t)[0] for s, t in zip(asked, [[t] for t in at_ms], strict=True)]
+    for a, b in zip(together, alone, strict=True):
+        assert dict(a.items) == pytest.approx(dict(b.items), rel=1e-4)
+        assert a.none_probability == pytest.approx(b.none_probability, rel=1e-4)
+    config = out.path(name) / "config.json"
+    config.write_bytes(config.read_bytes().replace(b'"follows"', b'"leads"'))
+    with pytest.raises(ValueError, match="other features"):
+        Predictor.load(out.path(name), words)

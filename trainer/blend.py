@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -9,10 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from featurestore.events import TYPES, Row
+
 Floats = NDArray[np.float64]
-FEATURES = ("follows", "category", "in_session", "popularity", "text", "bias")
-NONE_FEATURES = ("bias", "length", "bought")
+FEATURES = (
+    "follows",
+    "category",
+    "in_session",
+    "popularity",
+    "same_category",
+    "text",
+    "network",
+    "network_again",
+    "bias",
+)
+SESSION = ("bias", "rows", "items", "minutes", *TYPES)
 WIDTH = len(FEATURES)
+RIDGE = 20.0  # how many cases what was learnt before is worth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +38,22 @@ class Case:
     target: int = -2  # a candidate's place; −1: nothing more; −2: an item that is no candidate
 
 
-def features(evidence: Floats, cosines: Floats) -> Floats:
-    """Logs of the memory's evidence [n, 4] beside the text's cosines [n]: [n, features]."""
-    made = np.ones((len(evidence), WIDTH))
-    made[:, :2] = np.log(evidence[:, :2] + 1e-3)
-    made[:, 2] = evidence[:, 2]
-    made[:, 3] = np.log(evidence[:, 3] + 0.1)
-    made[:, 4] = cosines
+def features(evidence: Floats, same_category: Floats, cosines: Floats, network: Floats) -> Floats:
+    """The memory's evidence [n, 4], whether the category is the last one, text's cosine, network's log share [n]."""
+    again = evidence[:, 2]
+    logs = np.log(evidence[:, :2] + 1e-3), np.log(evidence[:, 3] + 0.1)
+    return np.column_stack(
+        [logs[0], again, logs[1], same_category, cosines, network, network * (again > 0), np.ones(len(again))]
+    )
+
+
+def session_features(rows: list[Row], at_ms: int) -> Floats:
+    """What a session's own rows say about whether anything comes next; the last row's type is one of them."""
+    made = np.zeros(len(SESSION))
+    made[:4] = 1.0, math.log1p(len(rows)), 0.0, 0.0
+    made[2] = math.log1p(len({r.event.item_id for r in rows if r.event.item_id}))
+    made[3] = math.log1p(max(0, at_ms - rows[0].event.ts_ms) / 60_000)
+    made[4 + TYPES.index(rows[-1].event.type)] = 1.0
     return made
 
 
@@ -40,12 +63,19 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
     item: list[float]
     none: list[float]
     other: list[float]
+    temperature: float = 1.0  # every logit is divided by it
+
+    @classmethod
+    def flat(cls) -> Blend:
+        """Before it was fitted: everything is as probable."""
+        return cls(item=[0.0] * WIDTH, none=[0.0] * len(SESSION), other=[0.0] * len(SESSION))
 
     def probabilities(self, case: Case) -> tuple[Floats, float, float]:
         """Of each candidate, of nothing more, of another item; they sum to one."""
         logits = np.concatenate(
             [case.candidates @ np.asarray(self.item), [case.session @ np.asarray(self.none)], [self._other(case)]]
         )
+        logits /= self.temperature
         made = np.exp(logits - logits.max())
         made /= made.sum()
         return made[:-2], float(made[-2]), float(made[-1])
@@ -54,9 +84,31 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
         return float(case.session @ np.asarray(self.other))
 
 
-def fit(cases: list[Case], *, start: Blend | None = None, ridge: float = 1e-3) -> Blend:
-    """Maximum likelihood by L-BFGS with a small ridge; warm from `start`. Needs a case that has candidates."""
+def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
+    """Maximum likelihood by L-BFGS, pulled to `start`; then one temperature on the newest fifth, which it left out.
+
+    `cases` are in order of time, each as it was before its outcome was known; at least one has candidates.
+    """
     cases = [c for c in cases if len(c.candidates)]
+    early = max(1, len(cases) * 4 // 5)
+    made, late = _likeliest(cases[:early], start), cases[early:] or cases
+
+    def loss(log_temperature: float) -> float:
+        tried = msgspec.structs.replace(made, temperature=math.exp(log_temperature))
+        return float(np.mean([surprise(tried, case) for case in late]))
+
+    found = optimize.minimize_scalar(loss, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 0.01})
+    return msgspec.structs.replace(_likeliest(cases, start, made), temperature=math.exp(found.x))
+
+
+def surprise(arm: Blend, case: Case) -> float:
+    """−log of the probability of what came."""
+    each, none, other = arm.probabilities(case)
+    said = none if case.target == -1 else other if case.target == -2 else each[case.target]
+    return -math.log(max(said, 1e-12))
+
+
+def _likeliest(cases: list[Case], pulled_to: Blend | None, start: Blend | None = None) -> Blend:
     offsets = np.cumsum([0] + [len(c.candidates) for c in cases])
     x = np.concatenate([c.candidates for c in cases])
     s = np.stack([c.session for c in cases])
@@ -64,27 +116,31 @@ def fit(cases: list[Case], *, start: Blend | None = None, ridge: float = 1e-3) -
     target = np.array([c.target for c in cases])
     hit = np.flatnonzero(target >= 0)
     chosen = offsets[hit] + target[hit]
-    width = s.shape[1]
+    n, width = len(cases), s.shape[1]
+    before, begin = _flat(pulled_to or Blend.flat()), _flat(start or pulled_to or Blend.flat())
+    pull = (RIDGE if pulled_to is not None else 1.0) / n
 
     def loss(w: Floats) -> tuple[float, Floats]:
         item, none, other = w[:WIDTH], w[WIDTH : WIDTH + width], w[WIDTH + width :]
         a, b, c = x @ item, s @ none, s @ other
         top = np.maximum(np.maximum(b, c), np.maximum.reduceat(a, offsets[:-1]))
         ea, eb, ec = np.exp(a - top[owner]), np.exp(b - top), np.exp(c - top)
-        z = np.bincount(owner, ea, len(cases)) + eb + ec
+        z = np.bincount(owner, ea, n) + eb + ec
         pa, pb, pc = ea / z[owner], eb / z, ec / z
         log_p = -top - np.log(z)
         log_p[hit] += a[chosen]
         log_p[target == -1] += b[target == -1]
         log_p[target == -2] += c[target == -2]
-        da, db, dc = pa.copy(), pb - (target == -1), pc - (target == -2)
+        da, db, dc = pa, pb - (target == -1), pc - (target == -2)
         da[chosen] -= 1
-        n = len(cases)
-        gradient = np.concatenate([x.T @ da, s.T @ db, s.T @ dc]) / n + 2 * ridge * w
-        return float(-log_p.mean() + ridge * w @ w), gradient
+        gradient = np.concatenate([x.T @ da, s.T @ db, s.T @ dc]) / n + 2 * pull * (w - before)
+        return float(-log_p.mean() + pull * (w - before) @ (w - before)), gradient
 
-    before = np.zeros(WIDTH + 2 * width) if start is None else np.concatenate([start.item, start.none, start.other])
-    found = optimize.minimize(loss, before, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x
+    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x
     return Blend(
         item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
     )
+
+
+def _flat(arm: Blend) -> Floats:
+    return np.concatenate([arm.item, arm.none, arm.other])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from featurestore.events import ENGAGED, Event, Row, Session
+from featurestore.events import ENGAGED, Event, Row
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
 FOLLOWERS = 64  # kept per item or category, the most counted
 CANDIDATES = 100
-KNOWN_ITEMS = 200_000
+RECENT = 20  # rows of a session that evidence is sought for
+OPEN_SESSIONS = 100_000
 
 
 class Known(msgspec.Struct, array_like=True):
@@ -34,14 +37,19 @@ def engaged_items(rows: list[Row]) -> list[str]:
     return items
 
 
-def token(row: Row) -> str | None:
-    """What a row adds to the sequence of a session: an item, else a listing, else a query."""
+def token(row: Row) -> str:
+    """What a row adds to the sequence of a session: an item, else a listing, a query, or what was done."""
     event = row.event
     if event.item_id:
         return event.item_id
     if event.category:
         return "c:" + event.category
-    return "q:" + event.query.lower().strip() if event.query else None
+    return "q:" + event.query.lower().strip() if event.query else "t:" + event.type
+
+
+def current_item(rows: list[Row]) -> str | None:
+    """The item that a session is at: what comes next is a different one."""
+    return next((r.event.item_id for r in reversed(rows) if r.event.item_id and r.event.type in ENGAGED), None)
 
 
 class Memory:
@@ -53,32 +61,42 @@ class Memory:
         self.follows: dict[str, dict[str, float]] = {}  # token → item → count
         self.popular: dict[str, tuple[float, int]] = {}  # item → (decayed count, at_ms)
         self.by_category: dict[str, dict[str, float]] = {}
-        self.last: dict[str, tuple[str, list[str]]] = {}  # user → (session, its newest tokens)
-        self.changed: set[str] = set()  # items whose text may have changed since it was last asked for
+        self.last: dict[str, list[str]] = {}  # digest of a user's session → its newest tokens
+        self.watchers: list[set[str]] = []
         self._top: list[str] = []
         self._top_ms = 0
 
+    def watch(self) -> set[str]:
+        """A set into which the items go that change or are new from now on; whoever asked empties it."""
+        self.watchers.append(set())
+        return self.watchers[-1]
+
     def learn(self, rows: list[Row]) -> int:
         """Fold rows in order; returns how many were new."""
-        fresh, floor = 0, dict(self.seen)  # rows of one message come in one call
+        fresh, floor = 0, dict(self.seen)
         for row in rows:
             origin = row.origin
             place = (origin.topic, origin.partition)
             if origin.offset < floor.get(place, 0):
                 continue
-            self.seen[place] = max(self.seen.get(place, 0), origin.offset + 1)
             self.take(row)
             fresh += 1
+        self.note(rows)
         return fresh
+
+    def note(self, rows: list[Row]) -> None:
+        """Remember that these rows were seen."""
+        for row in rows:
+            place = (row.origin.topic, row.origin.partition)
+            self.seen[place] = max(self.seen.get(place, 0), row.origin.offset + 1)
 
     def take(self, row: Row) -> None:
         """Fold one row, whatever its offset; `learn` is what remembers offsets."""
         event, word = row.event, token(row)
-        if word is None or not event.consent:
+        if not event.consent:
             return
-        session, tokens = self.last.get(event.user_id, ("", []))
-        if session != row.session_id:
-            tokens = []
+        key = hashlib.blake2b(f"{event.user_id}|{row.session_id}".encode(), digest_size=8).hexdigest()
+        tokens = self.last.pop(key, [])  # put back as the newest
         item = event.item_id
         if item:
             self._know(item, event)
@@ -94,8 +112,8 @@ class Memory:
                         _count(self.follows, before, item, 0.6**age)
         if not tokens or tokens[-1] != word:
             tokens = [*tokens[-9:], word]
-        self.last[event.user_id] = (row.session_id, tokens)
-        if len(self.last) > KNOWN_ITEMS:
+        self.last[key] = tokens
+        if len(self.last) > OPEN_SESSIONS:
             del self.last[next(iter(self.last))]
 
     def _know(self, item: str, event: Event) -> None:
@@ -103,24 +121,27 @@ class Memory:
         old = self.items.get(item)
         if old is None:
             self.items[item] = Known(event.title, event.category, event.brand, event.price)
+            for watcher in self.watchers:
+                watcher.add(item)
             return
         new = (event.title or old.title, event.category or old.category, event.brand or old.brand)
         price = event.price if event.price is not None else old.price
         if new != (old.title, old.category, old.brand) or price != old.price:
             self.items[item] = Known(*new, price)
-            self.changed.add(item)
+            for watcher in self.watchers:
+                watcher.add(item)
 
-    def evidence(self, session: Session, at_ms: int) -> dict[str, list[float]]:
-        """Candidate items of a session, each with [transition, category, in session, popularity]; never the current."""
-        words = [w for w in map(token, session.rows) if w]
-        mine = engaged_items(session.rows)
+    def evidence(self, rows: list[Row], at_ms: int, also: Iterable[str] = ()) -> dict[str, list[float]]:
+        """Candidate items of a session, each with [transition, category, in session, popularity]; never the current.
+
+        `also` are candidates that somebody else proposes.
+        """
+        words = list(dict.fromkeys(token(row) for row in reversed(rows[-RECENT:])))[:10]
+        mine = engaged_items(rows)
         found: dict[str, list[float]] = {}
-        seen: set[str] = set()
-        for age, word in enumerate(reversed(words[-10:])):
-            if word not in seen:
-                seen.add(word)
-                _add(found, 0, self.follows.get(word, {}), 0.7**age, 5.0)
-        category = next((r.event.category for r in reversed(session.rows) if r.event.category), None)
+        for age, word in enumerate(words):
+            _add(found, 0, self.follows.get(word, {}), 0.7**age, 5.0)
+        category = next((r.event.category for r in reversed(rows) if r.event.category), None)
         if category:
             _add(found, 1, self.by_category.get(category, {}), 1.0, 20.0)
         for age, item in enumerate(reversed(mine[-10:])):
@@ -129,6 +150,8 @@ class Memory:
         if len(found) < CANDIDATES:
             for item in self.top(at_ms):
                 found.setdefault(item, [0.0] * 4)
+        for item in also:
+            found.setdefault(item, [0.0] * 4)
         if mine:
             found.pop(mine[-1], None)
         for item, values in found.items():
@@ -136,11 +159,11 @@ class Memory:
             values[3] = _decayed(count, at_ms - then_ms)
         return found
 
-    def score(self, session: Session, at_ms: int) -> dict[str, float]:
+    def score(self, rows: list[Row], at_ms: int) -> dict[str, float]:
         """One unnormalised score a candidate: what answers before the first version is trained."""
         return {
             item: follow + 0.3 * category + 0.15 * again + 1e-4
-            for item, (follow, category, again, _) in self.evidence(session, at_ms).items()
+            for item, (follow, category, again, _) in self.evidence(rows, at_ms).items()
         }
 
     def top(self, at_ms: int, n: int = CANDIDATES) -> list[str]:
@@ -171,7 +194,7 @@ class Memory:
         memory.follows = state["follows"]
         memory.popular = {k: (v[0], v[1]) for k, v in state["popular"].items()}
         memory.by_category = state["by_category"]
-        memory.last = {user: (session, tokens) for user, (session, tokens) in state["last"].items()}
+        memory.last = state["last"]
         return memory
 
 

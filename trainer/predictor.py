@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from featurestore import window
 from featurestore.events import Row, Session
-from trainer import blend, memory, texts
+from trainer import blend, heads, memory, network, texts
 
 ITEMS, CATEGORIES = 20, 10
 COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
+PROPOSED = 50  # candidates of the network
 RECENT = 8  # tokens of a session whose texts count
 
 
@@ -33,14 +34,24 @@ class Interest(msgspec.Struct):
     version: str
 
 
+class Trained(msgspec.Struct, frozen=True):
+    """What a retrain makes: where sessions are heading, and how that and the memory become probabilities."""
+
+    network: network.Network
+    blend: blend.Blend
+    purchase: heads.Purchase | None = None
+
+
 class Predictor:
-    """The memory, and where a version was loaded the trained blend above it."""
+    """The memory, and where a version was loaded the trained part above it."""
 
     def __init__(
-        self, memory_: memory.Memory, texts_: texts.Texts, *, version: str = COLD, blend_: blend.Blend | None = None
+        self, memory_: memory.Memory, texts_: texts.Texts, *, version: str = COLD, trained: Trained | None = None
     ) -> None:
-        self.memory, self.texts, self.version, self.blend = memory_, texts_, version, blend_
-        self.items = texts.ItemTable(texts_)
+        self.memory, self.texts, self.version, self.trained = memory_, texts_, version, trained
+        self.changed = memory_.watch()
+        self.changed.update(memory_.items)
+        self.items = texts.ItemTable(texts_, trained.network.placed if trained else None)
 
     @classmethod
     def cold(cls, texts_: texts.Texts) -> Predictor:
@@ -52,9 +63,10 @@ class Predictor:
         return self.memory.learn(rows)
 
     def warm(self) -> None:
-        """Look up every known item's vector, so that the first prediction does not wait for it."""
-        if self.blend is not None and self.memory.items:
-            self.items.vectors(list(self.memory.items), self._text, self.memory.changed)
+        """Look up the vectors of new and changed items, so that the next prediction does not wait for them."""
+        if self.trained is not None and self.changed:
+            self.items.update({name: item_text(name, self.memory.items[name]) for name in self.changed})
+            self.changed.clear()
 
     def title(self, item_id: str) -> str | None:
         """An item's title, where an event told it."""
@@ -63,83 +75,136 @@ class Predictor:
 
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
         """One interest a session, as of that session's instant."""
-        return [self._one(s, t) for s, t in zip(sessions, at_ms, strict=True)]
+        if self.trained is None:
+            return [self._fallback(s, t) for s, t in zip(sessions, at_ms, strict=True)]
+        rows = [s.rows[-window.LENGTH :] for s in sessions]
+        said, headings = self.headings(rows, at_ms)
+        made = []
+        for i, (session, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
+            names, case = self.case(rows[i], now_ms, headings[i], said.own[i])
+            each, none, _ = self.trained.blend.probabilities(case)
+            named = dict(zip(names, each.tolist(), strict=True))
+            head = self.trained.purchase
+            buys = head.probability(rows[i], now_ms) if head is not None else None
+            made.append(self._interest(session, named, none, buys, "model"))
+        return made
 
-    def case(self, session: Session, at_ms: int) -> tuple[list[str], blend.Case]:
+    def headings(self, rows: list[list[Row]], at_ms: list[int]) -> tuple[network.Sequences, texts.Vectors]:
+        """Sessions as the trained network sees them, and where they are heading; no other row plays a part."""
+        assert self.trained is not None
+        said = network.sequences(rows, at_ms, self.texts, self.trained.network.words)
+        return said, self.trained.network.headings(said)
+
+    def case(
+        self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int]
+    ) -> tuple[list[str], blend.Case]:
         """A session as the blend sees it: its candidates and their features."""
-        evidence = self.memory.evidence(session, at_ms)
-        items = list(evidence)
-        values = np.array(list(evidence.values()), float).reshape(len(items), 4)
-        bought = any(row.event.type == "purchase" for row in session.rows[-10:])
-        own = np.array([1.0, np.log1p(len(session.rows)), float(bought)])
-        return items, blend.Case(candidates=blend.features(values, self._cosines(session, items)), session=own)
+        assert self.trained is not None
+        self.warm()
+        net, columns = self.trained.network, self.items.columns
+        logits = net.logits(heading, self.items.placed, {columns[i]: ago for i, ago in own.items() if i in columns})
+        evidence = self.memory.evidence(rows, at_ms, [self.items.names[c] for c in _largest(logits, PROPOSED)])
+        names = list(evidence)
+        where = [columns[name] for name in names]
+        last = next((r.event.category for r in reversed(rows) if r.event.category), None)
+        candidates = blend.features(
+            np.array(list(evidence.values()), float).reshape(len(names), 4),
+            np.array([last is not None and self.memory.items[name].category == last for name in names], float),
+            self._cosines(rows, where),
+            (logits[where] - _log_sum(logits)).astype(float),
+        )
+        return names, blend.Case(candidates=candidates, session=blend.session_features(rows, at_ms))
 
-    def _cosines(self, session: Session, items: list[str]) -> NDArray[np.float64]:
-        said = [t for t in map(row_text, session.rows[-RECENT:]) if t]
-        if not said or not items:
-            return np.zeros(len(items))
-        about = self.texts.vectors(said)
-        weights = 0.7 ** np.arange(len(said))[::-1]
-        mean = weights @ about / weights.sum()
-        return np.asarray(self.items.vectors(items, self._text, self.memory.changed) @ mean, float)
+    def _cosines(self, rows: list[Row], where: list[int]) -> Any:
+        about = self.texts.vectors([texts.row_text(row) for row in rows[-RECENT:]])
+        weights = 0.7 ** np.arange(len(about))[::-1]
+        return np.asarray(self.items.vectors[where] @ (weights @ about / weights.sum()), float)
 
-    def _text(self, item: str) -> str:
-        known = self.memory.items.get(item)
-        return texts.item_text(known.title, known.category, known.brand, known.price) if known else item
-
-    def _one(self, session: Session, at_ms: int) -> Interest:
-        if self.blend is None:
-            scores = self.memory.score(session, at_ms)
-            total = sum(scores.values())
-            share = (1 - STOP_SHARE) / total if total else 0.0
-            named = {item: score * share for item, score in scores.items()}
-            return self._interest(session, named, STOP_SHARE if total else 1.0, "fallback")
-        items, case = self.case(session, at_ms)
-        each, none, _ = self.blend.probabilities(case)
-        return self._interest(session, dict(zip(items, each.tolist(), strict=True)), none, "model")
+    def _fallback(self, session: Session, at_ms: int) -> Interest:
+        scores = self.memory.score(session.rows, at_ms)
+        total = sum(scores.values())
+        share = (1 - STOP_SHARE) / total if total else 0.0
+        named = {item: score * share for item, score in scores.items()}
+        return self._interest(session, named, STOP_SHARE if total else 1.0, None, "fallback")
 
     def _interest(
-        self, session: Session, named: dict[str, float], none: float, reason: Literal["model", "fallback"]
+        self,
+        session: Session,
+        named: dict[str, float],
+        none: float,
+        buys: float | None,
+        reason: Literal["model", "fallback"],
     ) -> Interest:
-        by_category: dict[str, float] = defaultdict(float)
+        return Interest(
+            session.user_id, session.session_id, _top(named, ITEMS), _top(self.by_category(named, none), CATEGORIES),
+            none, buys, reason, self.version,
+        )  # fmt: skip
+
+    def by_category(self, named: dict[str, float], none: float) -> dict[str, float]:
+        """Of the next item's category; an item that is no candidate is taken to be of a kind with those that are."""
+        made: dict[str, float] = defaultdict(float)
         for item, probability in named.items():
             known = self.memory.items.get(item)
             if known and known.category:
-                by_category[known.category] += probability
-        return Interest(
-            session.user_id,
-            session.session_id,
-            _top(named, ITEMS),
-            _top(by_category, CATEGORIES),
-            none,
-            None,
-            reason,
-            self.version,
-        )
+                made[known.category] += probability
+        total = sum(named.values())
+        share = (1 - none) / total if total else 0.0
+        return {category: probability * share for category, probability in made.items()}
 
     def save(self, directory: Path) -> None:
         """Write the version's files into an empty directory: tensors as safetensors, the rest as JSON."""
-        weights = {} if self.blend is None else msgspec.structs.asdict(self.blend)
-        save_file({k: np.asarray(v) for k, v in weights.items()}, directory / "model.safetensors")
-        config = {"encoder": self.texts.digest, "features": blend.FEATURES, "none_features": blend.NONE_FEATURES}
-        (directory / "config.json").write_bytes(msgspec.json.encode(config))
+        assert self.trained is not None
+        net, mixed = self.trained.network, self.trained.blend
+        save_file(net.weights(), directory / "model.safetensors")
+        config = Config(
+            encoder=self.texts.digest,
+            words=list(net.words),
+            network=net.settings,
+            trained_ms=net.trained_ms,
+            weights=mixed,
+            purchase=self.trained.purchase,
+        )
+        (directory / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         (directory / "memory.json").write_bytes(msgspec.json.encode(self.memory.state()))
 
     @classmethod
     def load(cls, directory: Path, texts_: texts.Texts) -> Predictor:
-        """Read a version back; its name is the directory's."""
+        """Read a version back; its name is the directory's. Raises ValueError where its features are not today's."""
+        config = msgspec.json.decode((directory / "config.json").read_bytes(), type=Config)
+        if (config.features, config.session_features) != (blend.FEATURES, blend.SESSION):
+            raise ValueError(f"{directory.name} was made for other features by another nextclick; train a new version")
+        weights = load_file(directory / "model.safetensors")
+        net = network.Network.of(weights, config.words, config.network, config.trained_ms)
         state: dict[str, Any] = msgspec.json.decode((directory / "memory.json").read_bytes())
-        weights = {k: v.tolist() for k, v in load_file(directory / "model.safetensors").items()}
-        made = blend.Blend(**weights) if weights else None
-        return cls(memory.Memory.of(state), texts_, version=directory.name, blend_=made)
+        trained = Trained(net, config.weights, config.purchase)
+        return cls(memory.Memory.of(state), texts_, version=directory.name, trained=trained)
 
 
-def row_text(row: Row) -> str | None:
-    """What a row says, as the encoder reads it: an item, else the query, else the listing."""
-    event = row.event
-    if event.item_id:
-        return texts.item_text(event.title, event.category, event.brand, event.price) or event.item_id
-    return event.query or event.category
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """`config.json` of a version: what its tensors mean."""
+
+    encoder: str  # digest
+    words: list[str]  # whose residuals the network learnt
+    network: network.NetworkSettings
+    trained_ms: int
+    weights: blend.Blend
+    purchase: heads.Purchase | None = None
+    features: tuple[str, ...] = blend.FEATURES
+    session_features: tuple[str, ...] = blend.SESSION
+
+
+def item_text(name: str, known: memory.Known) -> str:
+    """What is known of an item, as the encoder reads it."""
+    return texts.item_text(known.title, known.category, known.brand, known.price) or name
+
+
+def _largest(values: Any, n: int) -> list[int]:
+    return list(np.argpartition(values, -n)[-n:]) if len(values) > n else list(range(len(values)))
+
+
+def _log_sum(values: Any) -> float:
+    top = values.max(initial=-np.inf)
+    return float(top + np.log(np.exp(values - top).sum())) if len(values) else 0.0
 
 
 def _top(scores: dict[str, float], n: int) -> list[tuple[str, float]]:

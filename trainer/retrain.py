@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +12,24 @@ import msgspec
 import numpy as np
 
 from featurestore import events, window
-from featurestore.events import COLUMNS, Row, Session
+from featurestore.events import COLUMNS, Row
 from featurestore.lake import Cover
-from trainer import blend, judge, memory, registry, tuning
-from trainer.predictor import Predictor, row_text
-from trainer.texts import Texts
+from trainer import blend, heads, judge, memory, network, registry, tuning
+from trainer.memory import current_item, token
+from trainer.network import Network, NetworkSettings
+from trainer.predictor import Predictor, Trained
+from trainer.texts import Texts, row_text
+
+Cuts = window.Ints  # numbers of cuts
+PURCHASE_CUTS = 20_000
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """What is made: a refresh of the same model on newer data, or one whose language model was tuned."""
 
     kind: Literal["refresh", "tune"] = "refresh"
-    tune: tuning.TuneSettings = msgspec.field(default_factory=tuning.TuneSettings)
+    tune: tuning.TuneSettings = tuning.TuneSettings()
+    network: NetworkSettings = NetworkSettings()
     fit_cuts: int = 10_000  # the newest training cuts that the blend is fitted on
     judge_cuts: int = 5_000
 
@@ -77,90 +85,179 @@ def run(
     if said["n_train"] < policy.n_min or (old is not None and said["n"] < policy.n_min):
         few = f"too few labels: {said['n_train']} to train, {said['n']} to judge, {policy.n_min} needed"
         return verdict(False, few)
-
     if recipe.kind == "tune" and (old is None or texts.encoder is None):
-        return verdict(
-            False, "nothing to tune: no champion yet" if old is None else "nothing to tune: no language model"
-        )
+        why = "no champion yet" if old is None else "no language model"
+        return verdict(False, f"nothing to tune: {why}")
 
-    train = np.flatnonzero(made.train)[-recipe.fit_cuts :]
-    held = np.flatnonzero(made.judge)[-recipe.judge_cuts :]
     rows = rows_of(made)
-    wanted, session = np.concatenate([train, held]), made.session_key[held]
-    words = tuned(texts, made, rows, recipe.tune) if recipe.kind == "tune" else texts
-    cases = replay(made, rows, wanted, words)
-    fitted = blend.fit([cases[i] for i in train], start=old.blend if old else None)
+    early, fit, held = parts(made, recipe, policy)
+    words = tuned(texts, made, rows, early, recipe.tune) if recipe.kind == "tune" else texts
+    start = old.trained.network if old is not None and old.trained and words is texts else None
+    past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
+    net = network_of(made, rows, early, words, start, recipe.network)
+    candidate = Predictor(past, words, trained=Trained(net, blend.Blend.flat()))
+    arms = {"candidate": candidate, **({"champion": old} if old is not None else {})}
+    cases = replay(made, rows, np.concatenate([fit, held]), arms)
+    mixed = old.trained.blend if old is not None and old.trained else None
+    fitted = blend.fit([cases["candidate"][i] for i in fit], start=mixed)
+    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy))
 
-    arms = {"candidate": scores(fitted, [cases[i] for i in held])}
-    if old is not None and old.blend is not None:
-        theirs = cases if words is texts else replay(made, rows, held, texts)
-        arms["champion"] = scores(old.blend, [theirs[i] for i in held])
-    metrics = {arm: summary(s, session) for arm, s in arms.items()}
+    session = made.session_key[held]
+    judged = {
+        name: scores(arm.trained.blend, [cases[name][i] for i in held]) for name, arm in arms.items() if arm.trained
+    }
+    metrics = {name: summary(s, session) for name, s in judged.items()}
     accepted, reason = True, "the first champion needs no gate"
     bounds: dict[str, judge.Bound] = {}
-    if "champion" in arms:
+    if "champion" in judged:
         gate = judge.recipe_gate if recipe.kind == "tune" else judge.refresh_gate
-        accepted, reason, bounds = gate(arms["candidate"], arms["champion"], session)
+        accepted, reason, bounds = gate(judged["candidate"], judged["champion"], session)
     if not accepted:
         return verdict(False, reason, metrics=metrics, bounds=bounds)
-
-    grown = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
-    grown.learn(rows)
     words.save()
-    new = Predictor(grown, words, blend_=fitted)
-    meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(grown.items), "format": 1}
-    return verdict(True, reason, version=out.publish(new.save, meta), metrics=metrics, bounds=bounds)
+    meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(past.items), "format": 2}
+    return verdict(True, reason, version=out.publish(candidate.save, meta), metrics=metrics, bounds=bounds)
 
 
-def tuned(words: Texts, made: window.Examples, rows: list[Row], settings: tuning.TuneSettings) -> Texts:
-    """The texts of an encoder that was tuned on the training cuts."""
+def parts(made: window.Examples, recipe: Recipe, policy: window.WindowPolicy) -> tuple[Cuts, Cuts, Cuts]:
+    """Cuts for the network, for the blend above it, and for the judge: each part's labels end before the next begins.
+
+    The blend learns from predictions of a network and a memory that have not seen their outcome; so it takes the
+    newest cuts, and the network is trained up to where they begin.
+    """
+    train = np.flatnonzero(made.train & made.fresh)
+    n = min(recipe.fit_cuts, max(policy.n_min, int(0.3 * len(train))))
+    fit = train[len(train) - min(n, len(train)) :]
+    held = np.flatnonzero(made.judge)[-recipe.judge_cuts :]
+    begins = made.at_ms[fit].min() if len(fit) else np.iinfo(np.int64).max
+    label_ms = np.where(made.next_row >= 0, window.ints(made.rows, "ts_ms")[made.next_row], made.at_ms)
+    return np.flatnonzero(made.train & (label_ms < begins)), fit, held
+
+
+def tuned(words: Texts, made: window.Examples, rows: list[Row], early: Cuts, settings: tuning.TuneSettings) -> Texts:
+    """The texts of an encoder that was tuned on these cuts."""
     pairs = []
-    for i in np.flatnonzero(made.train & (made.next_row >= 0)):
+    for i in early[made.next_row[early] >= 0]:
         here, there = row_text(rows[made.row[i]]), row_text(rows[made.next_row[i]])
-        if here and there and here != there:
+        if here != there:
             pairs.append((here, there))
     path = tuning.tune(str(words.encoder), pairs, settings, words.shared / "encoders")
     return Texts(path, words.shared, words.writer)
 
 
-def replay(made: window.Examples, rows: list[Row], wanted: np.ndarray[Any, Any], texts: Texts) -> dict[int, blend.Case]:
-    """Cases of the wanted cuts, each with a memory that has seen only what came before it (and the cut itself)."""
-    past = Predictor(memory.Memory(), texts)
+def network_of(
+    made: window.Examples, rows: list[Row], early: Cuts, words: Texts, start: Network | None, settings: NetworkSettings
+) -> Network:
+    """The network trained on what is new to it among these cuts, with a replay of what it knows."""
+    labelled = early[made.next_row[early] >= 0]
+    known_ms = start.trained_ms if start is not None else -1
+    new = labelled[made.at_ms[labelled] > known_ms][-settings.cuts :]
+    if start is not None and len(new) < settings.batch:
+        return start  # too little to move it by
+    before = labelled[made.at_ms[labelled] <= known_ms]
+    again = min(len(before), int(settings.replay * len(new)))
+    chosen = np.sort(np.r_[new, np.random.default_rng(settings.seed).choice(before, again, replace=False)])
+
+    until_ms = max((rows[i].event.ts_ms for i in made.next_row[labelled]), default=0)
+    past = [row for row in rows if row.event.ts_ms <= until_ms]
+    items: dict[str, str] = {}
+    for row in past:
+        if row.event.item_id and (row.event.title or row.event.item_id not in items):
+            items[row.event.item_id] = row_text(row)
+    counts = Counter(token(row) for row in past)
+    common = [word for word, n in counts.most_common() if n >= settings.word_rows]
+    vectors = words.vectors(list(items.values()))
+    if start is not None:
+        net, epochs = start.grown(common), settings.refresh_epochs
+    else:
+        net, epochs = Network(words.dim, common, settings), settings.first_epochs
+        net.start_at(vectors)
+    if not len(chosen):
+        return net
+    sessions = [window_rows(made, rows, i) for i in chosen]
+    columns = {name: column for column, name in enumerate(items)}
+    current = [current_item(session) for session in sessions]
+    lessons = network.Lessons(
+        said=network.sequences(sessions, made.at_ms[chosen].tolist(), words, net.words),
+        target=np.array([columns[str(rows[made.next_row[i]].event.item_id)] for i in chosen]),
+        current=np.array([columns.get(item, -1) if item else -1 for item in current]),
+        names=list(items),
+        vectors=vectors,
+    )
+    net = network.train(net, lessons, epochs)
+    net.trained_ms = int(made.at_ms[labelled].max())
+    return net
+
+
+def purchase_head(made: window.Examples, rows: list[Row], policy: window.WindowPolicy) -> heads.Purchase | None:
+    """Fitted on cuts whose purchase horizon ends before the held-out part begins; no cut of that part plays a role."""
+    begins = made.at_ms[made.judge].min() if made.judge.any() else np.iinfo(np.int64).max
+    cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms + policy.horizon_purchase_ms < begins))[-PURCHASE_CUTS:]
+    x = [heads.features(window_rows(made, rows, i), int(made.at_ms[i])) for i in cuts]
+    return heads.fit(np.array(x), made.purchase[cuts] == 1) if x else None
+
+
+def window_rows(made: window.Examples, rows: list[Row], i: int) -> list[Row]:
+    """The session of a cut as it was seen."""
+    return [rows[t] for t in made.tokens[i] if t >= 0]
+
+
+def replay(
+    made: window.Examples, rows: list[Row], wanted: Cuts, arms: dict[str, Predictor]
+) -> dict[str, dict[int, blend.Case]]:
+    """Cases of the wanted cuts for each arm that is trained; all share one memory, which learns every row in between.
+
+    At a cut the memory has seen what came before it and the cut itself. Afterwards it has seen all rows.
+    """
+    past = next(iter(arms.values())).memory
+    asked = {name: arm for name, arm in arms.items() if arm.trained is not None}
+    sessions = {int(i): window_rows(made, rows, i) for i in wanted}
+    at_ms = made.at_ms[wanted].tolist()
+    heading = {name: arm.headings(list(sessions.values()), at_ms) for name, arm in asked.items()}
+    number = {i: n for n, i in enumerate(sessions)}
+    cut_at = {int(made.row[i]): i for i in sessions}
+    cases: dict[str, dict[int, blend.Case]] = {name: {} for name in asked}
+    for at in known_order(rows):
+        row = rows[at]
+        if row.origin.offset >= past.seen.get((row.origin.topic, row.origin.partition), 0):
+            past.take(row)
+        i = cut_at.get(at)
+        if i is None:
+            continue
+        for name, arm in asked.items():
+            said, headings = heading[name]
+            names, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
+            cases[name][i] = dataclasses.replace(case, target=target_of(names, rows, int(made.next_row[i])))
+    past.note(rows)
+    return cases
+
+
+def known_order(rows: list[Row]) -> list[int]:
+    """Rows in the order in which they were known: none overtakes another of its partition, so none overtakes a cut."""
     latest: dict[tuple[str, int], int] = {}
-    known_ms = []  # when a row was known: no earlier than the rows before it in its partition, so none overtakes a cut
+    known_ms = []
     for row in rows:
         place = (row.origin.topic, row.origin.partition)
         latest[place] = max(latest.get(place, 0), row.event.ts_ms)
         known_ms.append(latest[place])
-    order = sorted(range(len(rows)), key=lambda i: (known_ms[i], i))
-    cut_at = {int(made.row[i]): int(i) for i in wanted}
-    cases: dict[int, blend.Case] = {}
-    for at in order:
-        past.memory.take(rows[at])
-        i = cut_at.get(at)
-        if i is not None:
-            cases[i] = _labelled(past, made, rows, i)
-    return cases
+    return sorted(range(len(rows)), key=lambda i: (known_ms[i], i))
 
 
-def _labelled(past: Predictor, made: window.Examples, rows: list[Row], i: int) -> blend.Case:
-    tokens = [rows[t] for t in made.tokens[i] if t >= 0]
-    session = Session("", "", 0, 0, tokens, len(tokens))
-    items, case = past.case(session, int(made.at_ms[i]))
-    target = -1
-    if made.next_row[i] >= 0:
-        item = rows[made.next_row[i]].event.item_id
-        target = items.index(item) if item in items else -2
-    return blend.Case(candidates=case.candidates, session=case.session, target=target)
+def target_of(names: list[str], rows: list[Row], next_row: int) -> int:
+    """Which candidate came: −1 nothing more, −2 an item that is none of them."""
+    if next_row < 0:
+        return -1
+    item = rows[next_row].event.item_id
+    return names.index(item) if item in names else -2
 
 
 def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:
     """One arm on the held-out cases; an item that is no candidate has rank infinity, ties get the middle rank."""
     out = np.full((5, len(cases)), np.nan)
     for j, case in enumerate(cases):
-        each, none, other = arm.probabilities(case)
+        each, _, _ = arm.probabilities(case)
         target = case.target
-        out[0, j] = -np.log(max(none if target == -1 else other if target == -2 else each[target], 1e-12))
+        out[0, j] = blend.surprise(arm, case)
         if target != -1:
             rank = np.inf if target == -2 else 1 + (each > each[target]).sum() + ((each == each[target]).sum() - 1) / 2
             out[1, j], out[2, j] = (1 / rank, 1.0) if rank <= 20 else (0.0, 0.0)

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from featurestore.events import Row
+
 Vectors = NDArray[np.float32]
 HASHED_DIM = 256
 TOKENS = 32  # of a text; what is longer says nothing more
@@ -29,6 +31,14 @@ def item_text(title: str | None, category: str | None, brand: str | None, price:
     """
     bucket = f"{2 ** (int(price).bit_length() - 1)}-{2 ** int(price).bit_length()}" if price and price >= 1 else None
     return " | ".join(part for part in (title, category, brand, bucket) if part)
+
+
+def row_text(row: Row) -> str:
+    """What a row says, as the encoder reads it: an item, else the query, else the listing, else what was done."""
+    event = row.event
+    if event.item_id:
+        return item_text(event.title, event.category, event.brand, event.price) or event.item_id
+    return event.query or event.category or event.type
 
 
 class Texts:
@@ -119,37 +129,56 @@ class Texts:
 
 
 class ItemTable:
-    """Item → vector, append-only; an item whose text changed gets a new row."""
+    """Items with their vectors by column, append-only; an item whose text changed keeps its column."""
 
-    def __init__(self, words: Texts) -> None:
-        self.words = words
-        self._places: dict[str, tuple[str, int]] = {}
-        self._vectors = np.zeros((0, 0), np.float32)
-        self._used = 0
+    def __init__(self, words: Texts, place: Callable[[Vectors, list[str]], Vectors] | None = None) -> None:
+        self.words, self._place = words, place
+        self.names: list[str] = []
+        self.columns: dict[str, int] = {}
+        self._text = Growing()
+        self._placed = Growing()
 
-    def vectors(self, items: Sequence[str], text_of: Callable[[str], str], changed: set[str]) -> Vectors:
-        """One row an item, [n, d]; `changed` names items whose text may have changed, and is emptied of these."""
-        fresh = [i for i in items if i not in self._places or i in changed]
-        if fresh:
-            said = [text_of(i) for i in fresh]
-            new = [(i, t) for i, t in zip(fresh, said, strict=True) if self._places.get(i, ("", 0))[0] != t]
-            changed.difference_update(fresh)
-            self._append(new)
-        return self._vectors[[self._places[i][1] for i in items]]
+    def update(self, said: dict[str, str]) -> None:
+        """Take new items and new texts."""
+        names = sorted(said)
+        for name in names:
+            if name not in self.columns:
+                self.columns[name] = len(self.names)
+                self.names.append(name)
+        where = [self.columns[name] for name in names]
+        made = self.words.vectors([said[name] for name in names])
+        self._text.put(where, made)
+        if self._place is not None:
+            self._placed.put(where, self._place(made, names))
 
-    def _append(self, new: list[tuple[str, str]]) -> None:
-        if not new:
-            return
-        made = self.words.vectors([text for _, text in new])
-        if self._used + len(new) > len(self._vectors):
-            grown = np.zeros((max(1_024, 2 * (self._used + len(new))), made.shape[1]), np.float32)
-            if self._used:
-                grown[: self._used] = self._vectors[: self._used]
-            self._vectors = grown
-        self._vectors[self._used : self._used + len(new)] = made
-        for n, (item, text) in enumerate(new):
-            self._places[item] = (text, self._used + n)
-        self._used += len(new)
+    @property
+    def vectors(self) -> Vectors:
+        """Of the texts, [n, dim]."""
+        return self._text.filled(len(self.names))
+
+    @property
+    def placed(self) -> Vectors:
+        """In the network's space, [n, width]."""
+        return self._placed.filled(len(self.names))
+
+
+class Growing:
+    """Rows of floats that are added to without a copy each time."""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros((0, 0), np.float32)
+
+    def put(self, where: list[int], made: Vectors) -> None:
+        """Set these rows."""
+        if max(where) >= len(self._rows):
+            grown = np.zeros((2 * max(where) + 64, made.shape[1]), np.float32)
+            grown[: len(self._rows), : self._rows.shape[1]] = self._rows
+            self._rows = grown
+        self._rows[where] = made
+
+    def filled(self, n: int) -> Vectors:
+        """The first n rows."""
+        return self._rows[:n]
 
 
 def pooled(model: Any, batch: Any) -> Any:

@@ -1,0 +1,252 @@
+"""The session network: attention over a session's own text vectors says where in the text space a person is heading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from featurestore.events import ENGAGED, TYPES, Row
+from trainer.memory import token
+from trainer.texts import Texts, Vectors, row_text
+
+Ints = NDArray[np.int64]
+
+LENGTH = 20  # tokens of a session, repeats in a row collapsed
+GAPS_MS = [1_000 * s for s in (15, 60, 300, 900, 1_800, 3_600, 21_600)]  # edges of how long ago a token was
+KINDS = {name: 1 + i for i, name in enumerate(TYPES)}
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How it is made and trained; the first training takes more passes than one that starts warm."""
+
+    width: int = 64
+    scale: float = 14.0  # from cosine to logit, where training starts
+    dropout: float = 0.3  # of token vectors
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 20
+    batch: int = 256
+    first_epochs: int = 8
+    refresh_epochs: int = 3
+    max_steps: int = 2_000
+    cuts: int = 60_000  # new ones in one training, the newest
+    replay: float = 2.0  # old cuts for each new one
+    full_softmax: int = 20_000  # more items than these are sampled
+    word_rows: int = 5  # rows that a word must have to get a residual of its own
+    sampled: int = 4_096  # negatives of a batch, drawn by the root of their counts
+    seed: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """n sessions as the network sees them, newest token last, 0 on the left; `own`: item → how many tokens ago."""
+
+    text: Ints  # [n, LENGTH] rows of `table`
+    word: Ints  # [n, LENGTH] places in the vocabulary, 0: not in it
+    kind: Ints  # [n, LENGTH] what was done
+    gap: Ints  # [n, LENGTH] how long ago
+    own: list[dict[str, int]]
+    table: Vectors  # [texts + 1, dim], row 0 is zeros
+
+
+class Network(torch.nn.Module):
+    """Projected text vectors with learnt residuals; before training it is the zero-shot recommender."""
+
+    def __init__(self, dim: int, words: list[str], settings: NetworkSettings) -> None:
+        super().__init__()
+        d = settings.width
+        torch.manual_seed(settings.seed)
+        self.settings, self.words = settings, {word: 1 + i for i, word in enumerate(words)}
+        self.trained_ms = -1  # no label above this instant has been learnt
+        self.mean = torch.nn.Parameter(torch.zeros(dim), requires_grad=False)
+        self.project = torch.nn.Parameter(torch.zeros(dim, d))
+        self.residual = torch.nn.Parameter(torch.zeros(1 + len(words), d))
+        self.key, self.query = torch.nn.Linear(d, d, bias=False), torch.nn.Linear(d, d)
+        self.onward = torch.nn.Parameter(torch.zeros(d, d))  # what follows is not what is alike
+        self.worth, self.place = torch.nn.Parameter(torch.zeros(d)), torch.nn.Parameter(torch.zeros(LENGTH, d))
+        self.age = torch.nn.Parameter(-0.35 * torch.arange(LENGTH - 1, -1, -1.0))
+        self.kind = torch.nn.Parameter(torch.zeros(1 + len(KINDS)))
+        self.gap = torch.nn.Parameter(torch.zeros(2 + len(GAPS_MS)))
+        self.copy = torch.nn.Parameter(torch.zeros(LENGTH))  # by how many tokens ago
+        self.scale = torch.nn.Parameter(torch.tensor(settings.scale))
+
+    def start_at(self, vectors: Vectors) -> None:
+        """Set the projection to the principal axes of [n, dim] text vectors."""
+        mean = vectors.mean(0)
+        spread, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean))
+        axes = (axes * (spread > 1e-5 * spread.max()))[:, ::-1][:, : self.settings.width]  # beyond them is only noise
+        with torch.no_grad():
+            self.mean.copy_(torch.from_numpy(mean))
+            self.project[:, : axes.shape[1]].copy_(torch.from_numpy(np.ascontiguousarray(axes)))
+
+    def embedded(self, vectors: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+        """Text vectors [..., dim] of words [...] in the network's space: [..., width]."""
+        known = self.residual[word] * (word > 0).unsqueeze(-1)
+        return functional.normalize((vectors - self.mean) @ self.project, dim=-1) + known
+
+    def heading(self, table: torch.Tensor, text: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """Where sessions are heading, [n, width], unit length; the attention of STAMP (Liu et al., KDD 2018)."""
+        word, kind, gap = rest
+        e = functional.dropout(self.embedded(table[text], word), self.settings.dropout, self.training)
+        hidden = torch.tanh(self.key(e) + self.query(e[:, -1:]) + self.place)  # [n, LENGTH, width]
+        a = hidden @ self.worth + self.age + self.kind[kind] + self.gap[gap]
+        a = torch.softmax(a.masked_fill(text == 0, -1e9), dim=1)
+        s = (a.unsqueeze(-1) * e).sum(1)
+        return functional.normalize(s + s @ self.onward, dim=-1)
+
+    def items(self, vectors: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+        """Items in the network's space: [n, width], unit length."""
+        return functional.normalize(self.embedded(vectors, word), dim=-1)
+
+    @torch.inference_mode()
+    def headings(self, said: Sequences) -> Vectors:
+        """`heading` outside training, in batches: float32 [n, width]."""
+        self.eval()
+        table = torch.from_numpy(said.table)
+        made = [self.heading(table, *_batch(said, slice(i, i + 1_024))) for i in range(0, len(said.text), 1_024)]
+        return torch.cat(made).numpy()
+
+    @torch.inference_mode()
+    def placed(self, vectors: Vectors, names: list[str]) -> Vectors:
+        """`items` outside training: float32 [n, width]."""
+        word = torch.tensor([self.words.get(name, 0) for name in names])
+        return self.items(torch.from_numpy(vectors), word).numpy()
+
+    def logits(self, heading: Vectors, placed: Vectors, own: dict[int, int]) -> Vectors:
+        """Of the items [m, width] for one session [width]; `own`: column → how many tokens ago it was touched."""
+        made: Vectors = placed @ heading * self.scale.item() if len(placed) else np.zeros(0, np.float32)
+        if own:
+            made[list(own)] += self.copy.detach().numpy()[list(own.values())]
+        return made
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """All tensors by name."""
+        return {name: value.numpy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def of(
+        cls, weights: dict[str, NDArray[np.float32]], words: list[str], settings: NetworkSettings, trained_ms: int
+    ) -> Network:
+        """The network that `weights`, its words and settings told."""
+        made = cls(len(weights["mean"]), words, settings)
+        made.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        made.trained_ms = trained_ms
+        return made
+
+    def grown(self, words: list[str]) -> Network:
+        """A copy whose vocabulary has these words at its end, their residuals zero."""
+        weights, new = self.weights(), [word for word in words if word not in self.words]
+        zeros = np.zeros((len(new), self.settings.width), np.float32)
+        weights["residual"] = np.concatenate([weights["residual"], zeros])
+        return Network.of(weights, [*self.words, *new], self.settings, self.trained_ms)
+
+
+def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: dict[str, int]) -> Sequences:
+    """Sessions at one instant each; their newest `LENGTH` tokens count."""
+    shape, places = (len(sessions), LENGTH), {"": 0}
+    text, word, kind, gap = (np.zeros(shape, np.int64) for _ in range(4))
+    own: list[dict[str, int]] = []
+    for i, (rows, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
+        place, after = LENGTH, None
+        mine: dict[str, int] = {}
+        for row in reversed(rows):
+            name = token(row)
+            if name == after:
+                continue
+            place, after = place - 1, name
+            text[i, place] = places.setdefault(row_text(row), len(places))
+            word[i, place] = words.get(name, 0)
+            kind[i, place] = KINDS[row.event.type]
+            gap[i, place] = 1 + np.searchsorted(GAPS_MS, max(0, now_ms - row.event.ts_ms), side="right")
+            if row.event.item_id and row.event.type in ENGAGED:
+                mine.setdefault(row.event.item_id, LENGTH - 1 - place)
+            if place == 0:
+                break
+        own.append(mine)
+    vectors = texts.vectors(list(places)[1:])
+    table = np.concatenate([np.zeros((1, texts.dim), np.float32), vectors])
+    return Sequences(text=text, word=word, kind=kind, gap=gap, own=own, table=table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """What there is to learn: sessions at their cuts, and the column of the item that came next."""
+
+    said: Sequences
+    target: Ints  # [n]
+    current: Ints  # [n] column of the item that each session is at, −1: none
+    names: list[str]  # of the columns
+    vectors: Vectors  # [columns, dim]
+
+
+def train(network: Network, lessons: Lessons, epochs: int) -> Network:
+    """Next-item cross entropy over all items, or over a sample with its bias taken off; trains in place."""
+    settings, said, n = network.settings, lessons.said, len(lessons.target)
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    steps = min(settings.max_steps, epochs * -(-n // settings.batch))
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    ramp = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda i: min(1.0, (i + 1) / settings.warmup_steps) * max(0.05, 1 - i / steps)
+    )
+    columns = {name: column for column, name in enumerate(lessons.names)}
+    own = _own(said, columns)
+    table, vectors = torch.from_numpy(said.table), torch.from_numpy(lessons.vectors)
+    word = torch.tensor([network.words.get(name, 0) for name in lessons.names])
+    counts = np.bincount(lessons.target, minlength=len(columns)) ** 0.5 + 0.1
+    order = np.concatenate([rng.permutation(n) for _ in range(1 + steps * settings.batch // n)])
+    network.train()
+    for step in range(steps):
+        rows = order[step * settings.batch : (step + 1) * settings.batch]
+        heading = network.heading(table, *_batch(said, rows))
+        if len(columns) <= settings.full_softmax:
+            shown, offset, where = slice(None), torch.zeros(1), torch.arange(len(columns))
+        else:
+            shown, offset, where = _sampled(rng, counts, lessons.target[rows], settings.sampled)
+        logits = heading @ network.items(vectors[shown], word[shown]).T * network.scale - offset
+        extra = torch.zeros(len(rows), 1 + len(columns)).scatter(
+            1, own[rows], network.copy.expand(len(rows), LENGTH)
+        )  # the last column takes what is no item
+        barred = torch.zeros_like(extra).scatter(1, _last(lessons.current[rows], len(columns)), -1e4)
+        logits = logits + (extra + barred)[:, :-1][:, shown]
+        loss = functional.cross_entropy(logits, where[torch.from_numpy(lessons.target[rows])])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        ramp.step()
+    return network
+
+
+def _own(said: Sequences, columns: dict[str, int]) -> torch.Tensor:
+    """Column of the session's own item by how many tokens ago it was [n, LENGTH]; elsewhere one column past the end."""
+    made = np.full((len(said.own), LENGTH), len(columns), np.int64)
+    for i, mine in enumerate(said.own):
+        for name, ago in mine.items():
+            made[i, ago] = columns.get(name, len(columns))
+    return torch.from_numpy(made)
+
+
+def _last(current: Ints, end: int) -> torch.Tensor:
+    return torch.from_numpy(np.where(current < 0, end, current))[:, None]
+
+
+def _sampled(rng: np.random.Generator, counts: Any, targets: Ints, n: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """Columns shown in a batch, log of how often each is expected, and where each column is now."""
+    share = counts / counts.sum()
+    drawn = rng.choice(len(counts), n, p=share)
+    shown = np.unique(np.concatenate([targets, drawn]))
+    where = np.zeros(len(counts), np.int64)
+    where[shown] = np.arange(len(shown))
+    expected = np.log(-np.expm1(n * np.log1p(-share[shown])))
+    return torch.from_numpy(shown), torch.from_numpy(expected.astype(np.float32)), torch.from_numpy(where)
+
+
+def _batch(said: Sequences, rows: Any) -> list[torch.Tensor]:
+    return [torch.from_numpy(a[rows]) for a in (said.text, said.word, said.kind, said.gap)]
