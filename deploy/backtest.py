@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from deploy import replay
 from deploy.settings import Settings, written
@@ -30,6 +31,7 @@ FLOOR = 1e-4  # the probability of a category that was not named
 
 def run(settings: Settings, file: Path, cadences_ms: list[int | None]) -> dict[str, Any]:
     """Train on the first half of the file's time, then walk the second half once for each cadence (None: never)."""
+    torch.set_num_threads(1)  # as a training job has it
     rows = read(settings, file)
     labels = _labels(settings, rows)
     rows = retrain.rows_of(labels)  # what the labels point into: without repeats and without what may not be used

@@ -14,6 +14,7 @@ from typing import Any
 import faust
 import orjson
 import structlog
+import torch
 
 from deploy import settings as dials
 from featurestore import lake, store
@@ -64,6 +65,7 @@ class Models:
 
 def run(settings: dials.Settings) -> None:
     """Run until stopped; SIGTERM commits, flushes and keeps the store file."""
+    torch.set_num_threads(1)  # what it computes is small: more threads only wait for each other
     names = settings.topics()
     for difference in topics.ensure(settings.kafka, names):
         log.warning("A topic differs from what is wanted.", difference=str(difference))
