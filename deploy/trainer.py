@@ -129,6 +129,11 @@ class Trainer:
             self.unusable.add(error)
         return settings
 
+    def own_dials(self) -> dict[str, dict[str, str]]:
+        """What this trainer was started with, for `cadence show`: where the control log is silent, this counts."""
+        own = self.settings
+        return {d.name: {"value": own.text(d.name), "source": own.source(d.name)} for d in dials.DIALS if d.live}
+
     def tick(self) -> None:
         """Ask whether a retrain is due, and run it to its end where it is."""
         if not self.leading.is_set() or not self.busy.acquire(blocking=False):
@@ -181,10 +186,10 @@ class Trainer:
             self.writer.append("version.published", {"version": verdict.version}, by=settings.worker)
             changed = {"version": verdict.version, "predecessor": verdict.champion}
             self.writer.append("champion.changed", changed, by=settings.worker)
-        said = msgspec.to_builtins(verdict)
-        self.writer.append("retrain.judged", said | {"why": why}, by=settings.worker)
+        said = msgspec.to_builtins(verdict) | {"why": why}
+        self.writer.append("retrain.judged", said | {"dials": self.own_dials()}, by=settings.worker)
         if verdict.metrics and not verdict.accepted:  # the report of a candidate that leaves no version behind
-            self.writer.append("retrain.rejected", said | {"why": why}, by=settings.worker)
+            self.writer.append("retrain.rejected", said, by=settings.worker)
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
         self.upkeep(settings)
         return verdict
@@ -244,7 +249,7 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     scheduler = BackgroundScheduler(timezone="UTC")
-    scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=1, coalesce=True, misfire_grace_time=None)
+    scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=2, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
         names.control, bootstrap_servers=settings.kafka.split(","), group_id=f"nextclick-trainer-{names.control}",
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,

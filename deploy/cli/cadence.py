@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -29,19 +30,19 @@ def show(
     settings, errors = settings.with_control(state.dials)
     for error in errors:
         print(f"nextclick: {error}; it is passed over", file=sys.stderr)
-    live = {row["name"]: row for row in settings.table() if row["live"]}
+    live = {name: _standing(settings, state.verdicts, name) for name in _live()}
     verdicts = list(state.verdicts[-SHOWN:])
     now_ms = int(time.time() * 1000)
     paused = state.pause if state.pause and state.pause.until_ms > now_ms else None
     result = {
-        "live": {n: {k: r[k] for k in ("value", "source", "by", "at_ms")} for n, r in live.items()},
+        "live": {n: {"value": v.text, "source": v.source, "by": v.by, "at_ms": v.at_ms} for n, v in live.items()},
         "paused_until_ms": paused.until_ms if paused else None,
         "paused_by": paused.by if paused else None,
         "champion": state.champion,
         "pinned_by": state.pinned_by,
         "verdicts": verdicts,
     }  # fmt: skip
-    lines = [[name, str(row["value"]), settings.values[name].told] for name, row in live.items()]
+    lines = [[name, value.text, value.told] for name, value in live.items()]
     if paused:
         lines.append(["paused", dials.written((paused.until_ms - now_ms) // 1000 * 1000) + " more", f"by {paused.by}"])
     lines.append(["champion", state.champion or "none yet", f"pinned by {state.pinned_by}" if state.pinned else ""])
@@ -49,6 +50,23 @@ def show(
     if verdicts:
         plain += "\n\n" + options.table([verdict(v) for v in reversed(verdicts)])
     options.show(result, json, plain)
+
+
+def _live() -> list[str]:
+    """The settings that the control log can hold."""
+    from streams import control
+
+    return [d.name for d in dials.DIALS if d.live and d.name in control.LIVE]
+
+
+def _standing(settings: dials.Settings, verdicts: Sequence[dict[str, Any]], name: str) -> dials.Value:
+    """What a live setting stands at: the control log's word, else what the trainer said that it was started with."""
+    value = settings.values[name]
+    told = next((v["dials"][name] for v in reversed(verdicts) if name in v.get("dials", {})), None)
+    if value.source == "control" or told is None:
+        return value
+    by = "the trainer's"
+    return dials.Value(text=told["value"], value=None, source=told["source"], by=by)
 
 
 def verdict(said: dict[str, Any]) -> list[str]:
@@ -70,11 +88,9 @@ def set_(
     kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False,
 ) -> None:  # fmt: skip
     """Change live settings for every process, now: `set 30s --window 50000 --tune off`."""
-    from streams import control
-
     said = dials.pairs([a if "=" in a else f"cadence={a}" for a in assignments or []])
     said |= {name: text for name, text in (("window", window), ("tune", tune)) if text is not None}
-    live = [d.name for d in dials.DIALS if d.live and d.name in control.LIVE]
+    live = _live()
     if not said:
         raise dials.SettingsError(f"nothing to set: write a cadence like 30s, or NAME=VALUE of {', '.join(live)}")
     for name, text in said.items():
@@ -83,40 +99,49 @@ def set_(
                 f"{name} = {text!r} cannot change while it runs: live are {', '.join(live)}; restart with --set"
             )
         dials.parsed(dials.BY_NAME[name], text, "option")
-    _say(options.settings_of(kafka, None, None, config), "cadence.set", dict(said), json)
+    told = ", ".join(f"{name} = {text}" for name, text in said.items())
+    _say(options.settings_of(kafka, None, None, config), "cadence.set", dict(said), json,
+         f"{told} from the trainer's next tick on; `nextclick cadence reset` undoes all that was set")  # fmt: skip
 
 
 @app.command()
 def pause(
-    for_: Annotated[str, typer.Option("--for", help="How long: a pause always has an end.")],
+    for_: Annotated[
+        str | None, typer.Option("--for", help="How long, like 2h: a pause always has an end.", show_default=False)
+    ] = None,
     kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """No retrains for a while."""
-    until_ms = int(time.time() * 1000) + (options.milliseconds(for_, "--for") or 0)
-    _say(options.settings_of(kafka, None, None, config), "pause", {"until_ms": until_ms}, json)
+    """No retrains for a while; predictions go on."""
+    length_ms = options.milliseconds(for_, "--for")
+    if not length_ms:
+        raise dials.SettingsError("a pause always has an end: write one above zero, like --for 2h")
+    until_ms = int(time.time() * 1000) + length_ms
+    _say(options.settings_of(kafka, None, None, config), "pause", {"until_ms": until_ms}, json,
+         f"no retrains until {dials.instant(until_ms)}; `nextclick cadence resume` ends it")  # fmt: skip
 
 
 @app.command()
 def resume(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
     """End a pause."""
-    _say(options.settings_of(kafka, None, None, config), "resume", {}, json)
+    _say(options.settings_of(kafka, None, None, config), "resume", {}, json, "retrains go on")
 
 
 @app.command()
 def now(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
     """Retrain at once."""
-    _say(options.settings_of(kafka, None, None, config), "retrain.now", {}, json)
+    _say(options.settings_of(kafka, None, None, config), "retrain.now", {}, json,
+         "a retrain is asked for; `nextclick cadence show` tells what came of it")  # fmt: skip
 
 
 @app.command()
 def reset(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
     """Back to what options, environment and file say."""
-    _say(options.settings_of(kafka, None, None, config), "cadence.reset", {}, json)
+    _say(options.settings_of(kafka, None, None, config), "cadence.reset", {}, json,
+         "the trainer's own options, environment and file count again")  # fmt: skip
 
 
-def _say(settings: dials.Settings, kind: str, data: dict[str, Any], json: bool) -> None:
+def _say(settings: dials.Settings, kind: str, data: dict[str, Any], json: bool, told: str) -> None:
     from deploy.cli import log
 
     entry = log.append(settings, kind, data)
-    told = ", ".join(f"{k}={v}" for k, v in data.items())
-    options.show(entry, json, f"{kind} {told}".strip() + f" written as {entry['id']}")
+    options.show(entry, json, f"{told} (entry {entry['id']})")

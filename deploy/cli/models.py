@@ -12,6 +12,7 @@ from deploy.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Model versions: list, show, promote, roll back, pin.")
 SHOWN = 10  # rejected candidates
+WAITS = "automatic promotion waits for `nextclick models unpin`"
 Version = Annotated[str, typer.Argument(help="A version, as `nextclick models list` names it.")]
 
 
@@ -46,6 +47,8 @@ def list_(
     rejected = [v for v in state.verdicts if v.get("metrics") and not v["accepted"]][-SHOWN:]
     plain = [[("* " if r["champion"] else "  ") + r["version"], _standing(r), *_judged(r["verdict"])] for r in rows]
     told = options.table(plain) or f"no versions yet in {settings.shared}"
+    if state.versions and not rows:
+        told = f"the control log names {state.versions[-1]}, but no version lies in {settings.shared}: set --shared"
     if rejected:
         told += "\n\nrejected lately:\n" + options.table([cadence.verdict(v) for v in reversed(rejected)])
     options.show({"versions": rows, "pinned_by": state.pinned_by, "rejected": rejected}, json, told)
@@ -91,9 +94,13 @@ def promote(
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
     """Make a version the champion by hand, and pin it."""
+    from deploy.cli import log
+
     settings = options.settings_of(kafka, shared, None, config, assigned)
     _meta(settings, version)
-    _say(settings, "model.promote", {"version": version}, json)
+    if version == log.state(settings).champion:
+        raise options.NothingThere(f"{version} is the champion already; `nextclick models pin` keeps it there")
+    _say(settings, "model.promote", {"version": version}, json, f"{version} is the champion and pinned; {WAITS}")
 
 
 @app.command()
@@ -105,11 +112,13 @@ def rollback(
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
-    before = log.state(settings).predecessor
-    if before is None:
+    state = log.state(settings)
+    before = state.predecessor
+    if before is None or before == state.champion:
         raise options.NothingThere("there is no version to roll back to: the champion has no predecessor")
     _meta(settings, before)
-    _say(settings, "model.rollback", {"version": before}, json)
+    _say(settings, "model.rollback", {"version": before}, json,
+         f"back from {state.champion} to {before}, which is pinned; {WAITS}")  # fmt: skip
 
 
 @app.command()
@@ -119,10 +128,14 @@ def pin(
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Keep a version, and let no other be promoted by itself."""
+    from deploy.cli import log
+
     settings = options.settings_of(kafka, shared, None, config, assigned)
-    if version is not None:
-        _meta(settings, version)
-    _say(settings, "model.pin", {"version": version} if version else {}, json)
+    kept = version or log.state(settings).champion
+    if kept is None:
+        raise options.NothingThere("there is no champion to pin yet: `nextclick cadence show` tells why")
+    _meta(settings, kept)
+    _say(settings, "model.pin", {"version": kept}, json, f"{kept} is pinned; {WAITS}")
 
 
 @app.command()
@@ -131,11 +144,12 @@ def unpin(
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Let the gates promote again."""
-    _say(options.settings_of(kafka, None, None, config, assigned), "model.unpin", {}, json)
+    settings = options.settings_of(kafka, None, None, config, assigned)
+    _say(settings, "model.unpin", {}, json, "nothing is pinned; what passes the gate is promoted again")
 
 
-def _say(settings: Settings, kind: str, data: dict[str, Any], json: bool) -> None:
+def _say(settings: Settings, kind: str, data: dict[str, Any], json: bool, told: str) -> None:
     from deploy.cli import log
 
     entry = log.append(settings, kind, data)
-    options.show(entry, json, f"{kind} {data.get('version', '')}".strip() + f" written as {entry['id']}")
+    options.show(entry, json, f"{told} (entry {entry['id']})")
