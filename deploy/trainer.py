@@ -92,7 +92,7 @@ class Trainer:
         self.lake = lake.Lake(settings.shared, f"{settings.worker}-trainer")
         self.last_start_ms: int | None = None
         self.last_tune_ms: int | None = None
-        self.answered: str | None = None  # the newest `retrain.now` that a retrain was begun for
+        self.answered: set[str] = set()  # each `retrain.now` that a retrain was begun for
         self.unusable: set[str] = set()
         self.leading, self.busy = threading.Event(), threading.Lock()
         self.process: Any = None
@@ -113,7 +113,7 @@ class Trainer:
     def heard(self, entry: control.Entry) -> None:
         """Remember from the control log what any leader did; hearing an entry twice changes nothing."""
         if entry.kind == "retrain.started":
-            self.answered = entry.data.get("asked") or self.answered
+            self.answered.add(str(entry.data.get("asked")))
         elif entry.kind == "retrain.judged" and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
             self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
 
@@ -145,14 +145,15 @@ class Trainer:
                 last_start_ms=self.last_start_ms,
                 last_tune_ms=self.last_tune_ms,
                 champion=state.champion is not None,
-                asked=state.asked is not None and state.asked.id != self.answered,
+                asked=state.asked is not None and state.asked.id not in self.answered,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
                 paused_by=state.pause.by if state.pause else "",
             )
             decision = cadence.due(known, settings.cadence_policy(), now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
-                self.answered = state.asked.id if state.asked else None
+                if state.asked is not None:
+                    self.answered.add(state.asked.id)
                 verdict = self.lead_one(settings, decision.kind, decision.reason)
                 if decision.kind == "tune" and (verdict is None or (verdict.metrics and not verdict.accepted)):
                     self.tuned(now_ms)  # the same labels may still be worth a refresh
@@ -174,7 +175,8 @@ class Trainer:
             since=since, policy=settings.window_policy(), forgotten=state.forgotten, logs=settings["logs"],
             recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
         )  # fmt: skip
-        begun = {"kind": kind, "why": why, "champion": state.champion, "asked": self.answered}
+        begun = {"kind": kind, "why": why, "champion": state.champion}
+        begun |= {"asked": state.asked.id} if state.asked is not None else {}
         self.writer.append("retrain.started", begun, by=settings.worker)
         verdict = self._in_a_process(job)
         if not self.leading.is_set():
@@ -208,7 +210,8 @@ class Trainer:
                 return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
             log.error("A retrain took too long and was stopped.", within_s=within_s)
         except (EOFError, msgspec.MsgspecError) as error:
-            log.error("A retrain's process died; the champion goes on.", error=str(error))
+            if self.leading.is_set():
+                log.error("A retrain's process died; the champion goes on.", error=repr(error))
         finally:
             process.kill()
             process.join()

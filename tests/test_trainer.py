@@ -124,6 +124,7 @@ def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
     successor = Trainer(tmp_path, log)
     for entry in log.entries:
         successor.heard(entry)
+    successor.heard(log.entries[2])  # as after a reconnect, when the log is read again from its start
     successor.tick()
     assert successor.jobs == []
 
