@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 SESSION_TIMEOUT_S = 6.0
 STALLED_S = 60.0
+FETCH_BYTES = 256 * 1024  # of a partition at once: bounds a poll, and with it what waits for the scorer in memory
 MAX_REQUEST = 2**31 - 1  # the topics' own limits hold
 KEPT_MS = 7 * topics.DAY_MS  # a dead letter older than this would soon be older than its topic keeps
 
@@ -124,6 +125,17 @@ def fail_stop(step: Callable[..., Awaitable[R]]) -> Callable[..., Coroutine[Any,
     return stopping
 
 
+def tell_other_logs(ingest_: ingest.Ingest) -> None:
+    """Say where the folders hold other logs of a topic: another broker's, or the topic's before it was made anew."""
+    known = {key.topic for key in (*ingest_.lake.keys(), *ingest_.store.progress())}
+    for topic, log_id in ingest_.log_ids.items():
+        others = sorted(k.partition("@")[2] for k in known if k.partition("@")[0] == topic and k != f"{topic}@{log_id}")
+        if others:
+            log.warning("The folders hold another log of this topic (of another broker, or from before it was made "
+                        "anew): it stays as it is, and this log is read from its own start or progress.",
+                        topic=topic, log=log_id, others=others)  # fmt: skip
+
+
 def build(
     settings: AppSettings,
     *,
@@ -134,6 +146,7 @@ def build(
     upkeep: Callable[[], Awaitable[None]],
 ) -> Any:
     """The app; `upkeep` runs every flush (swaps, following the lake), `beat` says how the worker is every second."""
+    tell_other_logs(ingest_)
     app = faust.App(
         settings.group,
         broker="kafka://" + settings.kafka.replace(",", ";"),
@@ -144,6 +157,7 @@ def build(
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=1,  # polls grow while a batch is worked on
         stream_wait_empty=False,
+        consumer_max_fetch_size=FETCH_BYTES,
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=1.5,
         broker_rebalance_timeout=10,

@@ -75,9 +75,12 @@ def backtest(
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
     """The same predictor and the same retrains on the event clock, beside simple baselines."""
-    from deploy.backtest import run, told
+    from deploy import replay as playing
 
     settings = options.settings_of(None, None, None, config, assigned)
+    playing.opened(file)
+    from deploy.backtest import run, told
+
     every = [None if c == "never" else options.milliseconds(c, "--cadence") for c in cadence.split(",")]
     result = run(settings, file, every)
     options.show(result, json, told(result))

@@ -98,6 +98,9 @@ def worker(
 ) -> None:  # fmt: skip
     """Read events, predict, keep the lake; as many as there are partitions."""
     settings = options.settings_of(kafka, shared, name, config, assigned)
+    from streams import topics
+
+    topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
     from deploy.worker import main
 
     _plain_logs()
@@ -110,6 +113,9 @@ def trainer(
 ) -> None:  # fmt: skip
     """Retrain every cadence; one leads, others stand by."""
     settings = options.settings_of(kafka, shared, name, config, assigned)
+    from streams import topics
+
+    topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
     from deploy.trainer import main
 
     _plain_logs()
