@@ -18,6 +18,7 @@ FEATURES = (
     "category",
     "in_session",
     "popularity",
+    "neighbours",
     "same_category",
     "text",
     "network",
@@ -39,11 +40,11 @@ class Case:
 
 
 def features(evidence: Floats, same_category: Floats, cosines: Floats, network: Floats) -> Floats:
-    """The memory's evidence [n, 4], whether the category is the last one, text's cosine, network's log share [n]."""
+    """The memory's evidence [n, 5], whether the category is the last one, text's cosine, network's log share [n]."""
     again = evidence[:, 2]
-    logs = np.log(evidence[:, :2] + 1e-3), np.log(evidence[:, 3] + 0.1)
+    logs = np.log(evidence[:, :2] + 1e-3), np.log(evidence[:, 3] + 0.1), np.log(evidence[:, 4] + 1e-3)
     return np.column_stack(
-        [logs[0], again, logs[1], same_category, cosines, network, network * (again > 0), np.ones(len(again))]
+        [logs[0], again, *logs[1:], same_category, cosines, network, network * (again > 0), np.ones(len(again))]
     )
 
 

@@ -1,21 +1,24 @@
-"""Counts that learn from every event: transitions, popularity, and what is in the session already."""
+"""Counts that learn from every event: transitions, popularity, neighbours, and what is in the session already."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors.numpy import load_file, save_file
 
 from featurestore.events import ENGAGED, Event, Row
+from trainer.neighbours import Neighbours
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
 FOLLOWERS = 64  # kept per item or category, the most counted
 CANDIDATES = 100
 RECENT = 20  # rows of a session that evidence is sought for
-OPEN_SESSIONS = 100_000
+WIDTH = 5  # kinds of evidence
 
 
 class Known(msgspec.Struct, array_like=True):
@@ -47,6 +50,11 @@ def token(row: Row) -> str:
     return "q:" + event.query.lower().strip() if event.query else "t:" + event.type
 
 
+def digest(row: Row) -> str:
+    """Names a row's session without naming its user: what a version ships."""
+    return hashlib.blake2b(f"{row.event.user_id}|{row.session_id}".encode(), digest_size=8).hexdigest()
+
+
 def current_item(rows: list[Row]) -> str | None:
     """The item that a session is at: what comes next is a different one."""
     return next((r.event.item_id for r in reversed(rows) if r.event.item_id and r.event.type in ENGAGED), None)
@@ -61,7 +69,7 @@ class Memory:
         self.follows: dict[str, dict[str, float]] = {}  # token → item → count
         self.popular: dict[str, tuple[float, int]] = {}  # item → (decayed count, at_ms)
         self.by_category: dict[str, dict[str, float]] = {}
-        self.last: dict[str, list[str]] = {}  # digest of a user's session → its newest tokens
+        self.neighbours = Neighbours()
         self.watchers: list[set[str]] = []
         self._top: list[str] = []
         self._top_ms = 0
@@ -95,8 +103,7 @@ class Memory:
         event, word = row.event, token(row)
         if not event.consent:
             return
-        key = hashlib.blake2b(f"{event.user_id}|{row.session_id}".encode(), digest_size=8).hexdigest()
-        tokens = self.last.pop(key, [])  # put back as the newest
+        session = digest(row)
         item = event.item_id
         if item:
             self._know(item, event)
@@ -107,14 +114,10 @@ class Memory:
                 self.popular[item] = (count, newest)
                 if event.category:
                     _count(self.by_category, event.category, item, 1.0)
-                for age, before in enumerate(reversed(tokens[-4:])):
+                for age, before in enumerate(self.neighbours.recent(session, 4)):
                     if before != item:
                         _count(self.follows, before, item, 0.6**age)
-        if not tokens or tokens[-1] != word:
-            tokens = [*tokens[-9:], word]
-        self.last[key] = tokens
-        if len(self.last) > OPEN_SESSIONS:
-            del self.last[next(iter(self.last))]
+        self.neighbours.take(session, word, item is not None, event.ts_ms)
 
     def _know(self, item: str, event: Event) -> None:
         """The newest value of each field; what an event leaves out is kept."""
@@ -132,7 +135,7 @@ class Memory:
                 watcher.add(item)
 
     def evidence(self, rows: list[Row], at_ms: int, also: Iterable[str] = ()) -> dict[str, list[float]]:
-        """Candidate items of a session, each with [transition, category, in session, popularity]; never the current.
+        """Candidate items of a session, never the current: [transition, category, in session, popularity, neighbours].
 
         `also` are candidates that somebody else proposes.
         """
@@ -145,13 +148,15 @@ class Memory:
         if category:
             _add(found, 1, self.by_category.get(category, {}), 1.0, 20.0)
         for age, item in enumerate(reversed(mine[-10:])):
-            kept = found.setdefault(item, [0.0] * 4)
+            kept = found.setdefault(item, [0.0] * WIDTH)
             kept[2] = max(kept[2], 0.8**age)
         if len(found) < CANDIDATES:
             for item in self.top(at_ms):
-                found.setdefault(item, [0.0] * 4)
+                found.setdefault(item, [0.0] * WIDTH)
+        for item, share in self.neighbours.evidence(words, digest(rows[-1]), at_ms).items():
+            found.setdefault(item, [0.0] * WIDTH)[4] = share
         for item in also:
-            found.setdefault(item, [0.0] * 4)
+            found.setdefault(item, [0.0] * WIDTH)
         if mine:
             found.pop(mine[-1], None)
         for item, values in found.items():
@@ -163,7 +168,7 @@ class Memory:
         """One unnormalised score a candidate: what answers before the first version is trained."""
         return {
             item: follow + 0.3 * category + 0.15 * again + 1e-4
-            for item, (follow, category, again, _) in self.evidence(rows, at_ms).items()
+            for item, (follow, category, again, _, _) in self.evidence(rows, at_ms).items()
         }
 
     def top(self, at_ms: int, n: int = CANDIDATES) -> list[str]:
@@ -174,34 +179,41 @@ class Memory:
         self._top, self._top_ms = [item for item, _ in now[:CANDIDATES]], at_ms if len(now) >= CANDIDATES else 0
         return self._top[:n]
 
-    def state(self) -> dict[str, Any]:
-        """The memory as plain values, for a version."""
-        return {
-            "seen": [[t, p, o] for (t, p), o in self.seen.items()],
-            "items": {k: [v.title, v.category, v.brand, v.price] for k, v in self.items.items()},
-            "follows": self.follows,
-            "popular": self.popular,
-            "by_category": self.by_category,
-            "last": self.last,
-        }
+    def save(self, directory: Path) -> None:
+        """Write `memory.json` and `memory.safetensors`."""
+        near = self.neighbours.state()
+        save_file(near.pop("arrays"), directory / "memory.safetensors")
+        (directory / "memory.json").write_bytes(msgspec.json.encode({**self.state(), "neighbours": near}))
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> Memory:
-        """The memory that `state` told."""
+    def load(cls, directory: Path) -> Memory:
+        """What `save` wrote."""
+        state: dict[str, Any] = msgspec.json.decode((directory / "memory.json").read_bytes())
         memory = cls()
         memory.seen = {(t, p): o for t, p, o in state["seen"]}
         memory.items = {k: Known(*v) for k, v in state["items"].items()}
         memory.follows = state["follows"]
         memory.popular = {k: (v[0], v[1]) for k, v in state["popular"].items()}
         memory.by_category = state["by_category"]
-        memory.last = state["last"]
+        near = state["neighbours"]
+        memory.neighbours = Neighbours.of(near["names"], near["next"], load_file(directory / "memory.safetensors"))
         return memory
+
+    def state(self) -> dict[str, Any]:
+        """The counts as plain values."""
+        return {
+            "seen": [[t, p, o] for (t, p), o in self.seen.items()],
+            "items": {k: [v.title, v.category, v.brand, v.price] for k, v in self.items.items()},
+            "follows": self.follows,
+            "popular": self.popular,
+            "by_category": self.by_category,
+        }
 
 
 def _add(found: dict[str, list[float]], place: int, counts: dict[str, float], weight: float, prior: float) -> None:
     total = sum(counts.values()) + prior
     for item, count in counts.items():
-        found.setdefault(item, [0.0] * 4)[place] += weight * count / total
+        found.setdefault(item, [0.0] * WIDTH)[place] += weight * count / total
 
 
 def _decayed(count: float, age_ms: int) -> float:

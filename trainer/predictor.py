@@ -108,7 +108,7 @@ class Predictor:
         where = [columns[name] for name in names]
         last = next((r.event.category for r in reversed(rows) if r.event.category), None)
         candidates = blend.features(
-            np.array(list(evidence.values()), float).reshape(len(names), 4),
+            np.array(list(evidence.values()), float).reshape(len(names), memory.WIDTH),
             np.array([last is not None and self.memory.items[name].category == last for name in names], float),
             self._cosines(rows, where),
             (logits[where] - _log_sum(logits)).astype(float),
@@ -165,7 +165,7 @@ class Predictor:
             purchase=self.trained.purchase,
         )
         (directory / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-        (directory / "memory.json").write_bytes(msgspec.json.encode(self.memory.state()))
+        self.memory.save(directory)
 
     @classmethod
     def load(cls, directory: Path, texts_: texts.Texts) -> Predictor:
@@ -175,9 +175,8 @@ class Predictor:
             raise ValueError(f"{directory.name} was made for other features by another nextclick; train a new version")
         weights = load_file(directory / "model.safetensors")
         net = network.Network.of(weights, config.words, config.network, config.trained_ms)
-        state: dict[str, Any] = msgspec.json.decode((directory / "memory.json").read_bytes())
         trained = Trained(net, config.weights, config.purchase)
-        return cls(memory.Memory.of(state), texts_, version=directory.name, trained=trained)
+        return cls(memory.Memory.load(directory), texts_, version=directory.name, trained=trained)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
