@@ -181,8 +181,9 @@ class Trainer:
         verdict = self._in_a_process(job)
         if not self.leading.is_set():
             raise StoodDown
-        if verdict is None:
-            self.writer.append("retrain.failed", {"kind": kind, "why": why}, by=settings.worker)
+        if isinstance(verdict, str):
+            log.error("A retrain came to no verdict; the champion goes on.", why=verdict)
+            self.writer.append("retrain.failed", {"kind": kind, "why": why, "reason": verdict}, by=settings.worker)
             return None
         if verdict.version is not None:
             self.writer.append("version.published", {"version": verdict.version}, by=settings.worker)
@@ -196,26 +197,27 @@ class Trainer:
         self.upkeep(settings)
         return verdict
 
-    def _in_a_process(self, job: Job) -> retrain.Verdict | None:
+    def _in_a_process(self, job: Job) -> retrain.Verdict | str:
+        """The verdict, or why there is none."""
         within_s = limit_s(job.recipe.kind, job.recipe.tune.budget_ms)
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
         process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
         process.start()
         self.process = process
         if not self.leading.is_set():  # it was lost while the process started
-            self.process.kill()
+            process.kill()
         theirs.close()
         try:
             if mine.poll(within_s):
                 return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
-            log.error("A retrain took too long and was stopped.", within_s=within_s)
-        except (EOFError, msgspec.MsgspecError) as error:
-            if self.leading.is_set():
-                log.error("A retrain's process died; the champion goes on.", error=repr(error))
+            return f"it took longer than {within_s:.0f} s and was stopped"
+        except EOFError:
+            process.join()
+            return f"its process ended with code {process.exitcode}"
         finally:
+            mine.close()
             process.kill()
             process.join()
-        return None
 
     def upkeep(self, settings: dials.Settings) -> None:
         """Merge old segments; let old ones, old versions and what belonged to them go."""

@@ -34,7 +34,7 @@ class Log:
 class Trainer(trainer.Trainer):
     """A trainer whose retrains are answered from a list."""
 
-    def __init__(self, folder: Path, log: Log, *answers: retrain.Verdict | None, **options: str) -> None:
+    def __init__(self, folder: Path, log: Log, *answers: retrain.Verdict | str, **options: str) -> None:
         said = {"shared": str(folder), "store.folder": str(folder.parent / "store"), "encoder": "some/encoder"}
         said |= {"cadence": "1ms", "tune.every": "6h", "worker": "t1"} | options
         super().__init__(Settings.load(said), log, log)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ class Trainer(trainer.Trainer):
         self.leading.set()
         self.answers, self.jobs = list(answers), list[trainer.Job]()
 
-    def _in_a_process(self, job: trainer.Job) -> retrain.Verdict | None:
+    def _in_a_process(self, job: trainer.Job) -> retrain.Verdict | str:
         self.jobs.append(job)
         return self.answers.pop(0)
 
@@ -131,7 +131,7 @@ def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
 
 def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) -> None:
     """A retrain says that it began and why; a rejected candidate's whole report stays in the log; a crash is told."""
-    leader = Trainer(tmp_path, log, WORSE, None, FEW)
+    leader = Trainer(tmp_path, log, WORSE, "its process ended with code -9", FEW)
     for _ in range(3):
         leader.last_start_ms = None
         leader.tick()
@@ -140,6 +140,7 @@ def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) 
         "retrain.started", "retrain.judged",
     ]  # fmt: skip
     assert log.entries[0].data["why"] == "the first since this trainer leads"
+    assert log.entries[4].data["reason"] == "its process ended with code -9"
     rejected = log.entries[2].data
     assert (rejected["reason"], rejected["n"], rejected["metrics"]) == ("worse", 700, {"candidate": {"ece": 0.1}})
 
@@ -159,7 +160,7 @@ def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> 
     leader = Trainer(tmp_path, log, msgspec.structs.replace(FEW, accepted=True, version="v000001-abcdef"))
     answer = leader._in_a_process
 
-    def lose_it(job: trainer.Job) -> retrain.Verdict | None:
+    def lose_it(job: trainer.Job) -> retrain.Verdict | str:
         leader.stand_by()
         return answer(job)
 

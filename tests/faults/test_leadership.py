@@ -17,6 +17,7 @@ from kafka.admin import KafkaAdminClient
 
 from deploy import history
 from deploy.demo import shop
+from deploy.kafka import Kafka
 from deploy.settings import Settings
 from featurestore import lake
 from streams import control, topics
@@ -41,9 +42,13 @@ class Arena:
         assert history.write(past, lake.Lake(self.settings.shared, "history"), self.settings.sessions()) > 2_000
         topics.ensure(address, self.settings.topics())
         self.entries: dict[str, control.Entry] = {}
-        self.log = control.ControlLog(address, self.heard, self.settings.topics().control)
-        self.log.start()
         self.trainers: dict[str, subprocess.Popen[bytes]] = {}
+        self.follow()
+
+    def follow(self) -> None:
+        """Read the control log (anew)."""
+        self.log = control.ControlLog(self.settings.kafka, self.heard, self.settings.topics().control)
+        self.log.start()
 
     def heard(self, entry: control.Entry) -> None:
         """Keep each entry once, in order."""
@@ -171,6 +176,26 @@ def test_a_frozen_leader_that_thaws_changes_nothing_that_its_successor_said(aren
     assert champion is not None
     assert arena.log.state.champion == champion
     assert arena.trainers["A"].poll() is None
+
+
+def test_a_broker_that_comes_back_is_followed_and_led_on(own_kafka: Kafka, tmp_path: Path) -> None:
+    """The broker is killed and started again: the trainer answers the next command, and answers it once."""
+    arena = Arena(own_kafka.address, tmp_path)
+    try:
+        arena.start("A", "Leading.")
+        arena.wait(lambda: arena.of("retrain.judged", "A"), 150)
+        arena.log.close()
+        own_kafka.kill()
+        own_kafka.restart()
+        arena.follow()
+        writer = control.ControlWriter(own_kafka.address, arena.settings.topics().control)
+        asked = writer.append("retrain.now", by="ann").id
+        writer.close()
+        arena.wait(lambda: len(arena.of("retrain.judged", "A")) == 2, 150)
+        assert [e.data.get("asked") for e in arena.of("retrain.started", "A")] == [None, asked]
+        assert arena.trainers["A"].poll() is None
+    finally:
+        arena.close()
 
 
 def running(pid: int) -> bool:
