@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from featurestore import events
+from featurestore import events, sessions
 from featurestore.events import COLUMNS, Row
 
 HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
@@ -127,13 +127,32 @@ class Cover:
         clause = f" WHERE {' AND '.join(f'({c})' for c in conditions)}" if conditions else ""
         return f"SELECT {names} FROM ({' UNION ALL '.join(parts)}){clause}"
 
-    def rows(self, key: PartitionKey | None = None, since_ms: int | None = None) -> list[Row]:
-        """Rows (of one partition) with an event time from `since_ms` on, history first, then by topic and offset."""
-        where = "" if since_ms is None else f"ts_ms >= {since_ms}"
+    def rows(self, key: PartitionKey | None = None, where: str = "") -> list[Row]:
+        """Rows (of one partition), history first, then by topic and offset."""
         order = f'topic <> {_text(HISTORY)}, topic, "partition", "offset", n'
         with _connection() as con:
             records = con.execute(f"{self.relation(key=key, where=where)} ORDER BY {order}").fetchall()
         return [events.from_record(r) for r in records]
+
+    def restorable(self, key: PartitionKey, since_ms: int, open_ms: int) -> list[Row]:
+        """What a new owner needs: rows from `since_ms` on and whole sessions with one from `open_ms` on, in order.
+
+        Reads all that came after the first of them, and further back only where such a session goes back further.
+        """
+        relation = self.relation(["offset"], key=key, where=f"ts_ms >= {min(since_ms, open_ms)}")
+        with _connection() as con:
+            offset = con.execute(f'SELECT min("offset") FROM ({relation})').fetchall()[0][0]
+        if offset is None:
+            return []
+        recent = self.rows(key, f'"offset" >= {offset}')
+        users = sessions.cut(recent, open_ms)
+        if not users:
+            return recent
+        named = ", ".join(_text(user) for user in sorted(users))
+        found = {(row.origin.offset, row.origin.n): row for row in recent}
+        for row in sessions.whole(self.rows(key, f"user_id IN ({named})"), open_ms):
+            found[row.origin.offset, row.origin.n] = row
+        return [row for _, row in sorted(found.items())]
 
 
 class Lake:

@@ -193,6 +193,43 @@ def restore(open: OpenSessions, rows: Iterable[Row], watermark_ms: int, settings
             open._add(session)
 
 
+def reach_ms(settings: SessionSettings) -> int:
+    """How far behind the watermark an open session has a row that carries its id, whatever it absorbed.
+
+    Its newest row lies within gap + lateness; where an absorbed session has that one, the row that absorbed it lies
+    within another gap + 2 lateness, since both were open then and no event time is ahead of watermark + lateness.
+    """
+    return 2 * settings.gap_ms + 3 * settings.lateness_ms
+
+
+def cut(rows: Iterable[Row], since_ms: int) -> set[str]:
+    """Users with a session that has a row from an instant on, and others before those at hand (the newest, in order)."""
+    held: dict[tuple[str, str], int] = {}
+    said: dict[tuple[str, str], int] = {}
+    recent: set[tuple[str, str]] = set()
+    for row in rows:
+        user_id = row.event.user_id
+        key = (user_id, row.session_id)
+        before = 0 if row.seen == 1 else held.get(key, 0)
+        held[key] = before + 1 + sum(held.pop((user_id, sid), 0) for sid in row.absorbs)
+        said[key] = row.seen
+        if row.event.ts_ms >= since_ms:
+            recent.add(key)
+    return {key[0] for key in recent & held.keys() if held[key] < said[key] or said[key] == CAP}
+
+
+def whole(rows: list[Row], since_ms: int) -> list[Row]:
+    """Of rows in order those of sessions with one from an instant on, what they absorbed included."""
+    wanted = {(row.event.user_id, row.session_id) for row in rows if row.event.ts_ms >= since_ms}
+    kept = []
+    for row in reversed(rows):  # what absorbs comes after what it absorbed
+        user_id = row.event.user_id
+        if (user_id, row.session_id) in wanted:
+            wanted |= {(user_id, sid) for sid in row.absorbs}
+            kept.append(row)
+    return kept[::-1]
+
+
 def derived_id(origin: Origin) -> str:
     """The id of the session that the row from this origin opens.
 

@@ -252,7 +252,6 @@ class Ingest:
         cover = self.lake.cover(keys={key}, forgotten=self.forgotten)
         lake_next, lake_progress = cover.end.get(key, 0), cover.progress.get(key)
         if lake_next > (own.next if own else 0) and lake_progress is not None:
-            since = lake_progress.watermark_ms - self.keep_ms
             own = store.Progress(
                 next=lake_next,
                 watermark_ms=lake_progress.watermark_ms,
@@ -260,7 +259,9 @@ class Ingest:
                 duplicates=lake_progress.duplicates,
                 rejected=lake_progress.rejected,
             )
-            self.store.adopt(key, cover.rows(since_ms=since), own)
+            at_ms = own.watermark_ms
+            rows = cover.restorable(key, at_ms - self.keep_ms, at_ms - sessions.reach_ms(self.settings))
+            self.store.adopt(key, rows, own)
         progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
         if progress.next > end:
             raise LogBehindProgress(f"{key.topic}-{key.partition} needs offset {progress.next}, the log ends at {end}")
@@ -270,8 +271,8 @@ class Ingest:
                       topic=tp.topic, partition=tp.partition, missing=missing)  # fmt: skip
         open_ = sessions.OpenSessions()
         open_.stored, open_.duplicates, open_.rejected = progress.stored, progress.duplicates, progress.rejected
-        sessions.restore(open_, self.store.rows(key, progress.watermark_ms - self.keep_ms), progress.watermark_ms,
-                         self.settings)  # fmt: skip
+        since_ms = progress.watermark_ms - sessions.reach_ms(self.settings)
+        sessions.restore(open_, self.store.rows(key, since_ms), progress.watermark_ms, self.settings)
         log.info("Partition assigned.", topic=key.topic, partition=key.partition, start=max(progress.next, first),
                  lake=lake_next, open_sessions=len(open_))  # fmt: skip
         return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first, end=end,

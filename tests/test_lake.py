@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import events, lake
-from featurestore.events import Event, Origin, Row
+from featurestore import events, lake, sessions
+from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import Lake, LakeProgress, PartitionKey
 
 KEY = PartitionKey("shop@log1", 3)
@@ -185,3 +185,63 @@ def test_another_log_is_another_partition_space(tmp_path: Path) -> None:
     assert [r.origin.topic for r in cover.rows()] == ["~history"] * 2 + ["shop@log1"] * 2 + ["shop@log2"] * 2
     assert offsets(cover, PartitionKey("shop@log2", 3)) == [0, 2]
     assert set(store.cover(keys=[KEY]).end) == {KEY}
+
+
+def restored(store: Lake, live: sessions.OpenSessions, keep_ms: int, rules: sessions.SessionSettings) -> list[Session]:
+    """The open sessions that a new owner has after reading the lake, by name."""
+    again, at_ms = sessions.OpenSessions(), live.watermark_ms
+    rows = store.cover().restorable(KEY, at_ms - keep_ms, at_ms - sessions.reach_ms(rules))
+    sessions.restore(again, rows, at_ms, rules)
+    return by_name(again)
+
+
+def by_name(open_: sessions.OpenSessions) -> list[Session]:
+    """The sessions in memory in an order that does not tell how they came there."""
+    return sorted(open_.sessions(), key=lambda s: (s.user_id, s.session_id))
+
+
+def folded(
+    live: sessions.OpenSessions, steps: list[tuple[int, str, str | None]], rules: sessions.SessionSettings
+) -> list[Row]:
+    """The rows of events given as (time, user, own session id)."""
+    rows = []
+    for offset, (ts_ms, user, own) in enumerate(steps):
+        event = Event(event_id=f"e{offset}", type="view", user_id=user, ts_ms=ts_ms, item_id="i", session_id=own)
+        made = sessions.fold(live, event, Origin(KEY.topic, KEY.partition, offset, 0, ts_ms), rules)
+        if made.row is not None:
+            rows.append(made.row)
+    sessions.expire(live, rules)
+    return rows
+
+
+def test_session_longer_than_the_store_keeps_is_restored_whole(tmp_path: Path) -> None:
+    """A producer's own session goes on for longer than `store.keep`: its new owner has all of it, and its duplicates."""
+    rules = sessions.SessionSettings(gap_ms=100, lateness_ms=20)
+    live = sessions.OpenSessions()
+    steps = [(0, "gone", None)] + [(ts, "long", "own") for ts in range(0, 5_000, 90)] + [(4_900, "other", None)]
+    rows = folded(live, steps, rules)
+    store = Lake(tmp_path, "w")
+    store.write_rows(KEY, 0, rows)
+    assert restored(store, live, 500, rules) == by_name(live)
+    assert store.cover().restorable(KEY, 4_400, 4_600) == rows[1:]  # what is closed and old is left where it is
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 60), st.sampled_from("uv"), st.sampled_from([None, None, None, "x", "y"])), max_size=40
+    ),
+    drift=st.integers(0, 6),
+    keep_ms=st.integers(0, 60),
+)
+@settings(max_examples=120, deadline=None)
+def test_live_fold_equals_restored_from_the_lake(
+    steps: list[tuple[int, str, str | None]], drift: int, keep_ms: int
+) -> None:
+    """Whatever `store.keep` is, late rows and merges included, a new owner folds on as the old one would have."""
+    rules = sessions.SessionSettings(gap_ms=10, lateness_ms=5)
+    live = sessions.OpenSessions()
+    rows = folded(live, [(ts + n * drift, user, own) for n, (ts, user, own) in enumerate(steps)], rules)
+    with tempfile.TemporaryDirectory() as root:
+        store = Lake(Path(root), "w")
+        store.write_rows(KEY, 0, rows)
+        assert restored(store, live, keep_ms, rules) == by_name(live)
