@@ -113,6 +113,7 @@ def _checked(event: Event | Mapping[str, Any]) -> tuple[Event, bytes]:
 
 
 def _connected(kind: Callable[..., Any], kafka: str, options: dict[str, Any], *topic: str) -> Any:
+    topics.require_listener(kafka)
     defaults = {"bootstrap_timeout_ms": int(BOOTSTRAP_S * 1000)}
     try:
         return kind(*topic, bootstrap_servers=kafka.split(","), **(defaults | options))

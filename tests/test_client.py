@@ -13,7 +13,7 @@ from kafka.admin import KafkaAdminClient
 
 from deploy import broker
 from featurestore.events import Event
-from streams import client, codec
+from streams import client, codec, topics
 
 HEAVY = ("torch", "faust", "duckdb", "aiokafka", "numpy", "pyarrow", "transformers", "structlog")
 
@@ -108,3 +108,30 @@ def test_array_is_not_sent() -> None:
     """The client sends one event a call: what is no mapping of fields is refused."""
     with pytest.raises((TypeError, ValueError)):
         client.EventProducer.send(object.__new__(client.EventProducer), [1, 2])  # type: ignore[arg-type]
+
+
+def test_missing_broker_is_said() -> None:
+    """Where no broker answers, producer and consumer name the address and the remedy."""
+    address = f"127.0.0.1:{broker.free_port()}"
+    for kind in (client.EventProducer, client.PredictionConsumer):
+        with pytest.raises(topics.BrokerUnreachable, match=f"no Kafka broker answers at {address}"):
+            kind(address)
+
+
+def test_what_cannot_be_written_or_is_too_large_is_refused() -> None:
+    """A value that JSON has no word for, and an event over the limit, are told before anything is sent."""
+    unconnected = object.__new__(client.EventProducer)
+    with pytest.raises(codec.BadEvent, match="cannot be written as JSON"):
+        unconnected.send({"event_id": "e1", "type": "search", "user_id": "u1", "ts": 1, "x": {1, 2}})
+    with pytest.raises(codec.BadEvent, match="the limit is 262,144"):
+        unconnected.send(event(title="t" * 2_000_000))
+
+
+@pytest.mark.kafka
+def test_missing_topic_is_said(kafka: str) -> None:
+    """Where the topic is not there, the event is named as not delivered."""
+    producer = client.EventProducer(kafka, f"none.{uuid.uuid4().hex[:8]}", max_block_ms=500)
+    with pytest.raises(client.NotDelivered, match="was not found") as said:
+        producer.send(event())
+    assert said.value.event_ids == ["e1"]
+    producer.close()

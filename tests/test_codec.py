@@ -255,3 +255,13 @@ def test_prediction_id_is_a_function_of_trigger_and_version() -> None:
     assert one == codec.prediction_id(trigger, "u1", "s1", "v1")
     others = {codec.prediction_id(trigger, "u1", "s1", "v2"), codec.prediction_id(trigger, "u2", "s2", "v1")}
     assert len({one} | others) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "most"), [("user_id", 512), ("item_id", 512), ("session_id", 512), ("category", 2048)]
+)
+def test_ids_are_bounded(field: str, most: int) -> None:
+    """Ids come back in predictions, which must fit into a message: what is longer is refused."""
+    assert only(message(**{field: "靴" * most}))
+    with pytest.raises(BadEvent, match=field):
+        codec.decode(message(**{field: "x" * (most + 1)}))

@@ -73,3 +73,47 @@ def test_unreadable_file_is_said(tmp_path: Path) -> None:
     for name in ("none", "torn.gz"):
         with pytest.raises(replay.UnreadableFile, match=f"{name} cannot be read"):
             list(replay.lines(tmp_path / name))
+
+
+def test_file_without_events_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    """Empty, or without any JSON in its first lines; one bad line among good ones is sent as it is."""
+    for name, content, why in (
+        ("empty", b"\n\n", "it is empty"),
+        ("text", b"hello\nworld\n", "none of its first lines is JSON"),
+        ("binary", bytes(range(256)) * 9, "none of its first lines is JSON"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(replay.UnreadableFile, match=f"{name} holds no events .{why}"):
+            replay.opened(tmp_path / name)
+    (tmp_path / "a.jsonl").write_bytes(b"hello\n" + LINES)
+    assert len(list(replay.opened(tmp_path / "a.jsonl"))) == 6
+
+
+def test_endless_line_is_said(tmp_path: Path) -> None:
+    """A file without line ends is not read into memory."""
+    (tmp_path / "one-line").write_bytes(b"[" * (replay.LINE_BYTES + 1))
+    with pytest.raises(replay.UnreadableFile, match="line 1 is over 2,097,152 bytes"):
+        list(replay.lines(tmp_path / "one-line"))
+
+
+def test_array_is_keyed_by_the_user_whom_all_of_it_names(tmp_path: Path) -> None:
+    """An array of one user's events is keyed by that user; of several users', by none."""
+    (tmp_path / "a.jsonl").write_bytes(
+        b'[{"user_id":"u1"},{"user_id":"u1"}]\n[{"user_id":"u1"},{"user_id":"u2"}]\n[]\n'
+    )
+    assert [(x.key, x.events) for x in replay.lines(tmp_path / "a.jsonl")] == [(b"u1", 2), (None, 2), (None, 0)]
+
+
+def test_what_the_broker_did_not_take_is_said(tmp_path: Path) -> None:
+    """Messages that failed are counted and raised, with the newest reason."""
+
+    class Refusing(FakeProducer):
+        def add_errback(self, call: Any) -> None:
+            if len(self.records) == 2:
+                call(ValueError("too large"))
+
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    sent = replay.play(replay.lines(tmp_path / "a.jsonl"), Refusing(), "t")
+    assert (sent.messages, sent.failed_messages, sent.failed) == (5, 1, 1)
+    with pytest.raises(replay.NotSent, match=r"1 of 5 messages were not taken by the broker .too large"):
+        replay.checked(sent)
