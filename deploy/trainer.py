@@ -25,7 +25,7 @@ from deploy import logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
-from trainer import cadence, registry, retrain, texts, tuning
+from trainer import cadence, predictor, registry, retrain, texts, tuning
 
 log = structlog.get_logger()
 
@@ -54,20 +54,48 @@ def work(job: Job, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     logs.configure(job.logs)
+    answer.send_bytes(msgspec.json.encode(judged(job)))
+
+
+def judged(job: Job) -> retrain.Verdict:
+    """The verdict of one retrain; where the champion is gone, broken or of another nextclick, it starts without."""
+    try:
+        return _judged(job)
+    except Exception as error:
+        if job.champion is None or _loads(job):
+            raise
+        log.warning("The champion cannot be built on; one is trained without it.", champion=job.champion,
+                    error=str(error))  # fmt: skip
+        return _judged(msgspec.structs.replace(job, champion=None, since={}))
+
+
+def _judged(job: Job) -> retrain.Verdict:
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
     since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
-    champion = out.path(job.champion) if job.champion else None
-    encoder = texts.encoder_of(champion, Path(job.shared), job.encoder)
-    verdict = retrain.run(
+    champion = out.verify(job.champion) if job.champion else None
+    return retrain.run(
         the_lake.cover(forgotten=job.forgotten),
         champion,
         job.recipe,
         msgspec.structs.replace(job.policy, since=since),
         int(time.time() * 1000),
-        texts=texts.Texts(encoder, Path(job.shared), f"{job.name}-trainer"),
+        texts=_texts(job, champion),
         out=out,
     )
-    answer.send_bytes(msgspec.json.encode(verdict))
+
+
+def _loads(job: Job) -> bool:
+    try:
+        path = registry.Registry(Path(job.shared)).verify(str(job.champion))
+        predictor.Predictor.load(path, _texts(job, path))
+    except Exception:
+        return False
+    return True
+
+
+def _texts(job: Job, champion: Path | None) -> texts.Texts:
+    encoder = texts.encoder_of(champion, Path(job.shared), job.encoder)
+    return texts.Texts(encoder, Path(job.shared), f"{job.name}-trainer")
 
 
 def end_with_parent() -> None:
@@ -169,10 +197,10 @@ class Trainer:
     def lead_one(self, settings: dials.Settings, kind: Literal["refresh", "tune"], why: str) -> retrain.Verdict | None:
         """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
         state = self.following.state
-        since: dict[str, int] = self.registry.meta(state.champion)["data_offsets"] if state.champion else {}
         job = Job(
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
-            since=since, policy=settings.window_policy(), forgotten=state.forgotten, logs=settings["logs"],
+            since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
+            logs=settings["logs"],
             recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
         )  # fmt: skip
         begun = {"kind": kind, "why": why, "champion": state.champion}
@@ -187,7 +215,7 @@ class Trainer:
             return None
         if verdict.version is not None:
             self.writer.append("version.published", {"version": verdict.version}, by=settings.worker)
-            changed = {"version": verdict.version, "predecessor": verdict.champion}
+            changed = {"version": verdict.version, "predecessor": job.champion}
             self.writer.append("champion.changed", changed, by=settings.worker)
         said = msgspec.to_builtins(verdict) | {"why": why}
         self.writer.append("retrain.judged", said | {"dials": self.own_dials()}, by=settings.worker)
@@ -196,6 +224,13 @@ class Trainer:
         log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
         self.upkeep(settings)
         return verdict
+
+    def seen(self, champion: str | None) -> dict[str, int]:
+        """How far the champion has seen the data; nothing where that cannot be read."""
+        try:
+            return dict(self.registry.meta(champion)["data_offsets"]) if champion else {}
+        except (registry.UnknownVersion, OSError, KeyError, msgspec.MsgspecError):
+            return {}
 
     def _in_a_process(self, job: Job) -> retrain.Verdict | str:
         """The verdict, or why there is none."""

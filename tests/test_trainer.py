@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from deploy import trainer
+from deploy import history, trainer
+from deploy.demo import shop
 from deploy.settings import Settings
 from streams import control
 from trainer import retrain
@@ -173,3 +175,22 @@ def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> 
     leader._in_a_process = answer  # type: ignore[method-assign]
     leader.tick()
     assert log.entries[-1].kind == "retrain.judged"
+
+
+@pytest.mark.parametrize("how", ["gone", "broken", "of another nextclick"])
+def test_a_champion_that_cannot_be_built_on_is_succeeded(log: Log, tmp_path: Path, how: str) -> None:
+    """After an upgrade, or where its files are gone, one is trained without it and takes its place in the log."""
+    leader = Trainer(tmp_path, log, n_min="100", encoder="none", **{"horizon.next": "60s", "horizon.purchase": "60s"})
+    past = shop.history(seed=1, users=60, rate=2.0, end_ms=1_800_000_000_000, duration_ms=900_000)
+    history.write(past, leader.lake, leader.settings.sessions())
+    old = leader.registry.publish(lambda d: (d / "config.json").write_text('{"encoder": "x"}') and None, {"n": 1})
+    if how == "gone":
+        shutil.rmtree(leader.registry.path(old))
+    if how == "broken":
+        (leader.registry.path(old) / "config.json").write_text("")
+    log.append("champion.changed", {"version": old, "predecessor": None}, by="t0")
+    leader._in_a_process = trainer.judged  # type: ignore[method-assign]
+    leader.tick()
+    version = log.state.verdicts[-1]["version"]
+    leader.registry.verify(version)
+    assert (log.state.champion, log.state.predecessor) == (version, old)

@@ -58,12 +58,13 @@ class Registry:
             raise UnknownVersion(f"{version} is not in {self.root}; `nextclick models list` names those there are")
         return path
 
-    def verify(self, version: str) -> None:
-        """Raises CorruptVersion unless every byte is what was published."""
+    def verify(self, version: str) -> Path:
+        """Where a version lies; raises CorruptVersion unless every byte is what was published."""
         path = self.path(version)
         told = path / DIGEST
         if not told.is_file() or told.read_text(encoding="ascii").strip() != digest_of(path):
             raise CorruptVersion(f"{version}: its files are not what its digest says")
+        return path
 
     def meta(self, version: str) -> dict[str, Any]:
         """What was said of a version when it was published."""
