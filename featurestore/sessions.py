@@ -203,7 +203,7 @@ def reach_ms(settings: SessionSettings) -> int:
 
 
 def cut(rows: Iterable[Row], since_ms: int) -> set[str]:
-    """Users with a session that has a row from an instant on, and others before those at hand (the newest, in order)."""
+    """Users with a session that has a row from an instant on and more of them before those at hand (the newest)."""
     held: dict[tuple[str, str], int] = {}
     said: dict[tuple[str, str], int] = {}
     recent: set[tuple[str, str]] = set()

@@ -215,7 +215,7 @@ def folded(
 
 
 def test_session_longer_than_the_store_keeps_is_restored_whole(tmp_path: Path) -> None:
-    """A producer's own session goes on for longer than `store.keep`: its new owner has all of it, and its duplicates."""
+    """A producer's own session goes on for longer than `store.keep`: its new owner has all of it."""
     rules = sessions.SessionSettings(gap_ms=100, lateness_ms=20)
     live = sessions.OpenSessions()
     steps = [(0, "gone", None)] + [(ts, "long", "own") for ts in range(0, 5_000, 90)] + [(4_900, "other", None)]

@@ -1,0 +1,78 @@
+"""Ingest between a real store and a real lake: when it flushes, what silence raises, who is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from faust.types import TP
+
+from featurestore import lake, sessions, store
+from streams import ingest, transport
+
+TOPIC = "events"
+
+
+class Worker:
+    """One worker's ingest over folders of its own; records come from lists, the outlet acknowledges at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lake = lake.Lake(folder / "shared", "w")
+        self.store = store.Store(folder / "store" / "w.duckdb")
+        self.ingest = ingest.Ingest(
+            store_=self.store,
+            lake_=self.lake,
+            settings=sessions.SessionSettings(),
+            log_ids={TOPIC: "log"},
+            keep_ms=86_400_000,
+        )
+
+    async def adopt(self, *partitions: int, end: int = 0) -> None:
+        tps = {TP(TOPIC, p) for p in partitions}
+        await self.ingest.adopt(tps, dict.fromkeys(tps, (0, end)))
+
+    async def take(self, partition: int, ts_ms: list[int], user: str = "u") -> None:
+        """Fold one event an instant, acknowledge and commit."""
+        part = self.ingest.parts[TP(TOPIC, partition)]
+        records = []
+        for offset, ts in enumerate(ts_ms, part.read):
+            event = {"event_id": f"{partition}-{offset}", "type": "view", "user_id": user, "item_id": "i", "ts": ts}
+            value = json.dumps(event).encode()
+            records.append(SimpleNamespace(offset=offset, value=value, key=user.encode(), headers=[], timestamp=ts))
+        start = part.read
+        part.end = max(part.end, start + len(records))
+        batch = await self.ingest.fold({TP(TOPIC, partition): transport.Stretch(start=start, records=records)})
+        assert batch is not None
+        self.ingest.acknowledged(batch.seq)
+        self.ingest.committed_s = 0.0
+        await self.ingest.commit_if_due()
+
+    def segments(self) -> list[str]:
+        return sorted(path.name for path in self.lake.root.rglob("*.parquet"))
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    made = Worker(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_many_rows_reach_the_lake_before_its_time(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that makes enough rows flushes; fewer wait for the timer."""
+    monkeypatch.setattr(ingest, "FLUSH_ROWS", 10)
+
+    async def steps() -> None:
+        await worker.adopt(0, 1)
+        await worker.take(0, [1_000] * 6)
+        assert worker.segments() == []
+        await worker.take(1, [1_000] * 4)
+        assert worker.segments() == ["0-3.parquet", "0-5.parquet"]
+        await worker.take(0, [2_000] * 9)
+        assert len(worker.segments()) == 2
+
+    asyncio.run(steps())
