@@ -18,7 +18,7 @@ import torch
 
 from deploy import settings as dials
 from featurestore import lake, store
-from streams import app, control, ingest, score, topics
+from streams import app, beats, control, ingest, score, topics
 from trainer import predictor, registry, texts
 
 log = structlog.get_logger()
@@ -75,13 +75,17 @@ def run(settings: dials.Settings) -> None:
     following.start()
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
+    log_ids = topics.log_ids(settings.kafka, names)
+    others = beats.Beats(settings.kafka, names.state, [f"{name}@{log_ids[name]}" for name in names.events])
+    others.start()
     taken = ingest.Ingest(
         store_=store.Store(settings.store_path),
         lake_=the_lake,
         settings=settings.sessions(),
-        log_ids=topics.log_ids(settings.kafka, names),
+        log_ids=log_ids,
         keep_ms=settings["store.keep"],
     )
+    taken.heard_ms = lambda: others.watermark_ms
     taken.forgotten = frozenset(following.state.forgotten)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
@@ -126,6 +130,7 @@ def run(settings: dials.Settings) -> None:
         faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
     finally:
         following.close()
+        others.close()
 
 
 def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models) -> dict[str, Any]:

@@ -133,23 +133,20 @@ class ControlWriter:
         self._producer.close(timeout=5)
 
 
-class ControlLog:
-    """Reads the whole log in a thread and follows it; `state` is always a fold of all that was read."""
+class Follower:
+    """Reads a topic of one partition from its start in a thread, without a group, and follows it."""
 
-    def __init__(
-        self, kafka_: str, on_entry: Callable[[Entry], None] | None = None, topic: str = "interest.control"
-    ) -> None:
-        self.kafka, self.on_entry, self.topic = kafka_, on_entry, topic
-        self.state = ControlState()
+    def __init__(self, kafka_: str, topic: str) -> None:
+        self.kafka, self.topic = kafka_, topic
         self._caught_up, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="control-log", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name=topic, daemon=True)
 
     def start(self) -> None:
-        """Begin to read, from the first entry."""
+        """Begin to read, from the first record."""
         self._thread.start()
 
     def caught_up(self, timeout_s: float) -> bool:
-        """Wait until all that was in the log at the start has been folded."""
+        """Wait until all that was in the log at the start has been taken."""
         return self._caught_up.wait(timeout_s)
 
     def close(self) -> None:
@@ -157,12 +154,19 @@ class ControlLog:
         self._stop.set()
         self._thread.join(5)
 
+    def begin(self) -> None:
+        """The log is about to be read from its start, perhaps again."""
+
+    def take(self, values: list[bytes]) -> None:
+        """What the newest poll brought, in order; perhaps nothing."""
+        raise NotImplementedError
+
     def _follow(self) -> None:
         while not self._stop.is_set():
             try:
                 self._read()
             except kafka.errors.KafkaError as error:
-                log.warning("The control log cannot be read just now.", error=str(error))
+                log.warning("A log cannot be read just now.", topic=self.topic, error=str(error))
                 self._stop.wait(1)
 
     def _read(self) -> None:
@@ -171,19 +175,37 @@ class ControlLog:
         try:
             consumer.assign([part])
             consumer.seek_to_beginning(part)
-            state, idle = ControlState(), 0
+            self.begin()
             while not self._stop.is_set():
                 records = consumer.poll(timeout_ms=250).get(part, [])
-                for record in records:
-                    state = self._take(state, record.value)
-                idle = 0 if records else idle + 1
-                if state.entries >= self.state.entries:
-                    self.state = state
-                end = consumer.highwater(part)  # known after the first fetch, which Tansu answers right too
-                if (end is not None and consumer.position(part) >= end) or idle >= 8:
+                self.take([record.value for record in records if record.value is not None])
+                end = consumer.highwater(
+                    part
+                )  # None until a fetch was answered, by an empty log too: silence is no end
+                if end is not None and consumer.position(part) >= end:
                     self._caught_up.set()
         finally:
             consumer.close()
+
+
+class ControlLog(Follower):
+    """The control log as this process knows it; `state` is always a fold of all that was read."""
+
+    def __init__(
+        self, kafka_: str, on_entry: Callable[[Entry], None] | None = None, topic: str = "interest.control"
+    ) -> None:
+        super().__init__(kafka_, topic)
+        self.on_entry = on_entry
+        self.state = self._fresh = ControlState()
+
+    def begin(self) -> None:
+        self._fresh = ControlState()
+
+    def take(self, values: list[bytes]) -> None:
+        for value in values:
+            self._fresh = self._take(self._fresh, value)
+        if self._fresh.entries >= self.state.entries:  # while it is read again, what was known stands
+            self.state = self._fresh
 
     def _take(self, state: ControlState, value: bytes) -> ControlState:
         try:

@@ -113,6 +113,7 @@ class Ingest:
         self.forgotten: frozenset[str] = frozenset()
         self.events = self.unkeyed = self.dead_letters = 0
         self.committed_s = time.monotonic()
+        self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
         self.unflushed = 0  # rows committed since the last flush
 
     async def on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
@@ -239,9 +240,9 @@ class Ingest:
         if part.raised_ms > progress.watermark_ms and part.read == progress.next:
             self.lake.note(part.key, progress, part.raised_ms)
 
-    def raise_idle(self, known_ms: int = 0) -> None:
+    def raise_idle(self) -> None:
         """A partition without lag takes the largest watermark known: silence matures, a dead worker does not."""
-        latest = max([known_ms, *(p.open.watermark_ms for p in self.parts.values())], default=0)
+        latest = max([self.heard_ms(), *(p.open.watermark_ms for p in self.parts.values())], default=0)
         for part in self.parts.values():
             if part.read >= part.end and not self.waiting:
                 part.raised_ms = latest

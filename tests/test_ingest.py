@@ -76,3 +76,24 @@ def test_many_rows_reach_the_lake_before_its_time(worker: Worker, monkeypatch: p
         assert len(worker.segments()) == 2
 
     asyncio.run(steps())
+
+
+def test_silence_matures_up_to_what_others_have_seen(worker: Worker) -> None:
+    """A partition without lag is raised to the largest watermark told, one with lag is not; no row is judged by it."""
+    worker.ingest.heard_ms = lambda: 50_000_000
+
+    async def steps() -> None:
+        await worker.adopt(0, 1)
+        await worker.take(0, [10_000_000])
+        await worker.take(1, [20_000_000])
+        worker.ingest.parts[TP(TOPIC, 1)].end += 5
+        worker.ingest.raise_idle()
+        await worker.ingest.flush()
+
+    asyncio.run(steps())
+    silent, behind = (worker.lake.progress(lake.PartitionKey(f"{TOPIC}@log", p)) for p in (0, 1))
+    assert silent is not None
+    assert behind is not None
+    lateness = sessions.SessionSettings().lateness_ms
+    assert (silent.watermark_ms, silent.mature_ms) == (10_000_000 - lateness, 50_000_000)
+    assert (behind.watermark_ms, behind.mature_ms) == (20_000_000 - lateness,) * 2
