@@ -20,7 +20,7 @@ from deploy.settings import Settings, written
 from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
-from trainer import baselines, judge, registry, retrain, texts
+from trainer import baselines, judge, network, registry, retrain, texts
 from trainer.memory import current_item
 from trainer.predictor import Predictor
 
@@ -81,6 +81,7 @@ def walk(
     beside = Beside(bought=float(known.mean()) if len(known) else 0.5)
     bar = progress("never" if cadence_ms is None else written(cadence_ms), len(rows))
     with tempfile.TemporaryDirectory() as folder:
+        recipe = retrain.Recipe(network=network.NetworkSettings(epochs=settings["epochs"]))
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
         model, champion = Predictor.cold(words), None
@@ -90,9 +91,7 @@ def walk(
                 the_lake.write_rows(KEY, rows[written_to].origin.offset, rows[written_to:place])
                 written_to = place
                 policy = msgspec.structs.replace(settings.window_policy(), since=since)
-                verdict = retrain.run(
-                    the_lake.cover(), champion, retrain.Recipe(), policy, row.event.ts_ms, texts=words, out=out
-                )
+                verdict = retrain.run(the_lake.cover(), champion, recipe, policy, row.event.ts_ms, texts=words, out=out)
                 refused += not verdict.accepted
                 if verdict.version is not None:
                     trained, champion = trained + 1, out.path(verdict.version)

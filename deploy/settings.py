@@ -194,7 +194,12 @@ DIALS: tuple[Dial, ...] = (
     ),
     Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", live=True, help="time one tuning may take"),
     Dial(name="n_min", default="500", parse=_count, help="held-out labels a verdict needs"),
-    Dial(name="epochs", default="2", parse=_count, help="passes over the window in one retrain"),
+    Dial(
+        name="epochs",
+        default="2",
+        parse=_count,
+        help="passes over what is new in one retrain; four times as many in the first",
+    ),
     Dial(
         name="encoder",
         default="auto",

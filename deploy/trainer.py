@@ -25,7 +25,7 @@ from deploy import logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
-from trainer import cadence, predictor, registry, retrain, texts, tuning
+from trainer import cadence, network, predictor, registry, retrain, texts, tuning
 
 log = structlog.get_logger()
 
@@ -201,7 +201,11 @@ class Trainer:
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
             since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
             logs=settings["logs"],
-            recipe=retrain.Recipe(kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"])),
+            recipe=retrain.Recipe(
+                kind=kind,
+                tune=tuning.TuneSettings(budget_ms=settings["tune.budget"]),
+                network=network.NetworkSettings(epochs=settings["epochs"]),
+            ),
         )  # fmt: skip
         begun = {"kind": kind, "why": why, "champion": state.champion}
         begun |= {"asked": state.asked.id} if state.asked is not None else {}

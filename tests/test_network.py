@@ -12,7 +12,7 @@ from trainer import network
 from trainer.network import Network, NetworkSettings
 from trainer.texts import Texts
 
-SETTINGS = NetworkSettings(width=16, first_epochs=20)
+SETTINGS = NetworkSettings(width=16, epochs=20)
 NAMES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("running shoe", "garden hose", "lamp")
 ]
@@ -60,11 +60,11 @@ def test_before_training_it_is_the_zero_shot_recommender(words: Texts) -> None:
 @pytest.mark.parametrize("full", [20_000, 4])
 def test_training_learns_what_follows_whatever_the_texts_say(words: Texts, full: int) -> None:
     """After `red lamp` comes `blue garden hose`, with the softmax over all items and over a sample of them."""
-    settings = NetworkSettings(width=16, first_epochs=60, full_softmax=full, sampled=4)
+    settings = NetworkSettings(width=16, epochs=60, full_softmax=full, sampled=4)
     follows = dict(zip(NAMES, NAMES[4:] + NAMES[:4], strict=True))
     net = fresh(words, settings)
     pairs = list(follows.items()) * 100
-    network.train(net, lessons(words, net, pairs), settings.first_epochs)
+    network.train(net, lessons(words, net, pairs), settings.epochs)
     for here, there in follows.items():
         assert next(name for name in ranked(words, net, [row(1, here)]) if name != here) == there
 

@@ -245,7 +245,7 @@ def test_no_feature_knows_the_future(shop: tuple[lake.Lake, texts.Texts, registr
         found = window.examples(here.cover(), POLICY)
         rows_ = retrain.rows_of(found)
         early = np.flatnonzero(found.row < 600)
-        net = retrain.network_of(found, rows_, early, words, None, NetworkSettings(first_epochs=1))
+        net = retrain.network_of(found, rows_, early, words, None, NetworkSettings(epochs=1, first=1))
         arm = Predictor(memory.Memory(), words, trained=Trained(net, blend.Blend.flat()))
         wanted = np.flatnonzero((found.row >= 600) & (found.row < 690))
         made.append(retrain.replay(found, rows_, wanted, {"arm": arm})["arm"])

@@ -32,8 +32,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.01
     warmup_steps: int = 20
     batch: int = 256
-    first_epochs: int = 8
-    refresh_epochs: int = 3
+    epochs: int = 2  # passes over what is new and its replay
+    first: int = 4  # times as many, where training does not start warm
     max_steps: int = 2_000
     cuts: int = 60_000  # new ones in one training, the newest
     replay: float = 2.0  # old cuts for each new one

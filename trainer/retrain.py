@@ -168,9 +168,9 @@ def network_of(
     common = [word for word, n in counts.most_common() if n >= settings.word_rows]
     vectors = words.vectors(list(items.values()))
     if start is not None:
-        net, epochs = start.grown(common), settings.refresh_epochs
+        net, epochs = start.grown(common), settings.epochs
     else:
-        net, epochs = Network(words.dim, common, settings), settings.first_epochs
+        net, epochs = Network(words.dim, common, settings), settings.first * settings.epochs
         net.start_at(vectors)
     if not len(chosen):
         return net
