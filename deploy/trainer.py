@@ -169,6 +169,7 @@ class Trainer:
         try:
             state, now_ms = self.following.state, int(time.time() * 1000)
             settings = self.live(state)
+            self.lake.keep_forgotten(state.forgotten, now_ms)
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
                 last_tune_ms=self.last_tune_ms,

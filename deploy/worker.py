@@ -51,9 +51,7 @@ class Models:
     def follow(self, model: predictor.Predictor) -> None:
         """Learn the rows that the lake holds beyond what the model's memory has seen."""
         seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
-        cover = self.lake.cover(above=seen, forgotten=self.control.state.forgotten)
-        if cover.segments:
-            model.learn(cover.rows())
+        model.learn(self.lake.read(lambda cover: cover.rows(), seen, self.control.state.forgotten))
 
     def wanted(self) -> str | None:
         """The champion to change to, None where there is nothing to change."""
@@ -86,7 +84,10 @@ def run(settings: dials.Settings) -> None:
         keep_ms=settings["store.keep"],
     )
     taken.heard_ms = lambda: others.watermark_ms
-    taken.forgotten = frozenset(following.state.forgotten)
+    taken.forgotten = following.state.forgotten
+    taken.told_forgotten = lambda: following.state.forgotten
+    taken.store.forget(taken.forgotten)
+    taken.erased = dict.fromkeys(taken.forgotten, 0)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
     models.follow(models.current)
@@ -106,7 +107,7 @@ def run(settings: dials.Settings) -> None:
     async def upkeep() -> None:
         """After each flush: swap where the champion changed, and learn what other workers' partitions saw."""
         scorer, loop = held["scorer"], asyncio.get_running_loop()
-        taken.forgotten = frozenset(following.state.forgotten)
+        await entomb(taken, outlet)
         version = models.wanted()
         if version is None:
             return await loop.run_in_executor(scorer.thread, models.follow, models.current)
@@ -131,6 +132,15 @@ def run(settings: dials.Settings) -> None:
     finally:
         following.close()
         others.close()
+
+
+async def entomb(taken: ingest.Ingest, outlet: app.Outlet) -> None:
+    """Take back what was predicted for the forgotten, once nothing more can be said of them."""
+    users = [user for user, seq in taken.erased.items() if seq <= taken.acked_seq]
+    sends = [await outlet.prediction(user.encode(), None) for user in users]  # type: ignore[arg-type]  # a tombstone
+    await asyncio.gather(*sends)
+    for user in users:
+        del taken.erased[user]
 
 
 def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 import duckdb
@@ -24,7 +25,11 @@ from featurestore.events import COLUMNS, Row
 HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
 HISTORY_PARTITIONS = 8
 FULL = 250_000  # rows from which a segment is left alone by compaction
+DEAD_MS = 600_000  # no writer takes that long over a file
+ERASE_EVERY_MS = 10_000
+READS = 3
 
+T = TypeVar("T")
 _NAME = re.compile(r"(\d+)-(\d+)(?:\.g(\d+))?\.parquet")
 _ARROW = {
     "VARCHAR": pa.string(),
@@ -161,6 +166,8 @@ class Lake:
     def __init__(self, root: Path, writer: str) -> None:
         self.root = Path(root) / "events"
         self.writer = re.sub(r"[^A-Za-z0-9_-]", "_", writer)
+        self._checked: dict[Path, tuple[float, frozenset[str]]] = {}  # segments that hold none of these users
+        self._erased: tuple[frozenset[str], int] = frozenset(), 0
 
     def write(self, key: PartitionKey, first: int, nxt: int, table: pa.Table, progress: Counts) -> Path | None:
         """Makes the rows read in [first, nxt) durable, then moves the progress; None where nothing was read."""
@@ -303,27 +310,60 @@ class Lake:
 
     def forget(self, users: Iterable[str]) -> int:
         """Rewrites every segment that holds one of these users, without them; returns how many were rewritten."""
-        names = sorted(set(users))
+        names = frozenset(users)
         if not names:
             return 0
-        listed = ", ".join(_text(u) for u in names)
-        rewritten = 0
+        rewritten, checked = 0, {}
         for key in self.keys():
             for segment in self._list(key):
-                source = f"read_parquet({_paths([segment.path])}, hive_partitioning=false)"
-                with _connection() as con:
-                    held = con.execute(f"SELECT count(*) FROM {source} WHERE user_id IN ({listed})").fetchall()[0][0]
-                    if not held:
-                        continue
-                    sql = f'SELECT * FROM {source} WHERE user_id NOT IN ({listed}) ORDER BY "offset", n'
-                    table = con.sql(sql).to_arrow_table()
-                told = _footer(segment.path)
-                generation = segment.generation + 1
-                self._put(key, segment.first, segment.last, generation, _conform(table), told)
-                segment.path.unlink(missing_ok=True)
-                rewritten += 1
-            _sync_folder(self._folder(key))
+                seen = (_age_ms(segment.path, 0), names)
+                if self._checked.get(segment.path) != seen and self._rewrite(segment, names):
+                    rewritten += 1
+                else:
+                    checked[segment.path] = seen
+            for path in self._path(key).glob(".*.tmp"):
+                if _age_ms(path, int(time.time() * 1000)) >= DEAD_MS:  # its writer died over it
+                    path.unlink(missing_ok=True)
+        self._checked = checked
         return rewritten
+
+    def keep_forgotten(self, users: frozenset[str], now_ms: int) -> int:
+        """`forget` at once where the users changed, then every 10 s: a slow or frozen worker may still write one."""
+        known, at_ms = self._erased
+        if not users or (users == known and now_ms - at_ms < ERASE_EVERY_MS):
+            return 0
+        self._erased = users, now_ms
+        return self.forget(users)
+
+    def read(
+        self,
+        what: Callable[[Cover], T],
+        above: Mapping[PartitionKey, int] | None = None,
+        forgotten: Iterable[str] = (),
+        *,
+        keys: Collection[PartitionKey] | None = None,
+    ) -> T:
+        """What a reader makes of a cover; of a new one where `forget` took a file of the first away meanwhile."""
+        gone = frozenset(forgotten)
+        for _ in range(READS):
+            with contextlib.suppress(duckdb.IOException, FileNotFoundError):
+                return what(self.cover(above, gone, keys=keys))
+        return what(self.cover(above, gone, keys=keys))
+
+    def _rewrite(self, segment: Segment, users: frozenset[str]) -> bool:
+        listed = ", ".join(_text(u) for u in sorted(users))
+        source = f"read_parquet({_paths([segment.path])}, hive_partitioning=false)"
+        with _connection() as con:
+            held = con.execute(f"SELECT count(*) FROM {source} WHERE user_id IN ({listed})").fetchall()[0][0]
+            if not held:
+                return False
+            sql = f'SELECT * FROM {source} WHERE user_id NOT IN ({listed}) ORDER BY "offset", n'
+            table = con.sql(sql).to_arrow_table()
+        told = _footer(segment.path)
+        self._put(segment.key, segment.first, segment.last, segment.generation + 1, _conform(table), told)
+        segment.path.unlink(missing_ok=True)
+        _sync_folder(segment.path.parent)
+        return True
 
     def _merge(self, key: PartitionKey, run: list[Segment]) -> int:
         if len(run) < 2:

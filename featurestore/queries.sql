@@ -75,3 +75,9 @@ DELETE FROM progress WHERE topic = ? AND "partition" = ?
 
 -- name: forget
 DELETE FROM events WHERE user_id IN (SELECT user_id FROM forgotten_users)
+
+-- name: erased
+SELECT users FROM erased
+
+-- name: note_erased
+INSERT INTO erased VALUES (?)

@@ -74,6 +74,12 @@ class OpenSessions:
         """A user's sessions in memory."""
         return list(self._users.get(user_id, {}).values())
 
+    def forget(self, users: Iterable[str]) -> None:
+        """Drop these users' sessions."""
+        for user_id in users:
+            for session in self.of(user_id):
+                self._pop(user_id, session.session_id)
+
     def _add(self, session: _Open) -> None:
         mine = self._users.setdefault(session.user_id, {})
         if session.session_id not in mine:  # a producer's own id may come back before its old session was dropped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
@@ -128,8 +129,14 @@ class Store:
         found = self._con.sql(query("flush_rows"), params=[key.topic, key.partition, first, nxt]).to_arrow_table()
         return found.cast(SCHEMA)
 
-    def forget(self, users: Collection[str]) -> None:
-        """Remove users' rows and rewrite the file, since DuckDB keeps deleted bytes in it."""
+    def forget(self, users: Collection[str]) -> bool:
+        """Rewrite the file without these users, all that were ever forgotten; whether it was not yet without them.
+
+        Rows that were evicted or dropped long ago count too: DuckDB keeps deleted bytes in its file.
+        """
+        wanted = hashlib.blake2b("\0".join(sorted(users)).encode(), digest_size=16).hexdigest()
+        if not users or (wanted,) in self._con.execute(query("erased")).fetchall():
+            return False
         with self._registered("forgotten_users", pa.table({"user_id": pa.array(list(users), pa.string())})):
             self._con.execute(query("forget"))
         fresh = self.path.with_name(self.path.name + ".new")
@@ -140,12 +147,14 @@ class Store:
         with copy._transaction():
             copy._insert(held)
             copy._upsert(self._progress)
+            copy._con.execute(query("note_erased"), [wanted])
         copy.close()
         self.close()
         _wal(self.path).unlink(missing_ok=True)
         fresh.replace(self.path)
         self._con = duckdb.connect(str(self.path))
         self._con.execute("SET threads = 1")
+        return True
 
     def _migrate(self) -> None:
         self._con.execute(query("schema"))

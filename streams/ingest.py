@@ -111,6 +111,8 @@ class Ingest:
         self.waiting: deque[Batch] = deque()  # folded, not committed
         self.acked_seq = self.seq = 0
         self.forgotten: frozenset[str] = frozenset()
+        self.told_forgotten: Callable[[], frozenset[str]] = frozenset
+        self.erased: dict[str, int] = {}  # user: the last batch that may have caused a prediction for them
         self.events = self.unkeyed = self.dead_letters = 0
         self.committed_s = time.monotonic()
         self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
@@ -212,18 +214,36 @@ class Ingest:
             async with self.lock:
                 await self.commit()
                 if self.unflushed >= FLUSH_ROWS:
+                    await self._forget()
                     await self._flush()
 
     async def flush(self) -> None:
         """Commit, then move what is committed to the lake and let the store forget what is old and flushed."""
         async with self.lock:
             await self.commit()
+            await self._forget()
             await self._flush()
 
     async def _flush(self) -> None:
         self.unflushed = 0
         for part in list(self.parts.values()):
             await self.on_writer(self._flush_part, part)
+
+    async def _forget(self) -> None:
+        """Before anything goes to the lake: who was forgotten since then leaves memory and file."""
+        users = self.told_forgotten()
+        fresh = users - self.forgotten
+        if not fresh:
+            return
+        self.forgotten = users
+        for batch in self.waiting:
+            batch.rows = [row for row in batch.rows if row.event.user_id not in fresh]
+            batch.touched = {key: value for key, value in batch.touched.items() if key[0] not in fresh}
+        for part in self.parts.values():
+            part.open.forget(fresh)
+        self.erased |= dict.fromkeys(fresh, self.waiting[-1].seq if self.waiting else 0)
+        await self.on_writer(self.store.forget, users)
+        log.info("Forgotten users left the store.", users=len(fresh))
 
     def _flush_part(self, part: Part) -> None:
         progress = self.store.progress().get(part.key)
@@ -259,8 +279,9 @@ class Ingest:
     def _adopt(self, tp: TP, first: int, end: int) -> Part:
         key = PartitionKey(f"{tp.topic}@{self.log_ids[tp.topic]}", tp.partition)
         own = self.store.progress().get(key)
-        cover = self.lake.cover(keys={key}, forgotten=self.forgotten)
-        lake_next, lake_progress = cover.end.get(key, 0), cover.progress.get(key)
+        lake_next, lake_progress, rows = self.lake.read(
+            lambda cover: self._known(cover, key, own.next if own else 0), forgotten=self.forgotten, keys={key}
+        )
         if lake_next > (own.next if own else 0) and lake_progress is not None:
             own = store.Progress(
                 next=lake_next,
@@ -269,8 +290,6 @@ class Ingest:
                 duplicates=lake_progress.duplicates,
                 rejected=lake_progress.rejected,
             )
-            at_ms = own.watermark_ms
-            rows = cover.restorable(key, at_ms - self.keep_ms, at_ms - sessions.reach_ms(self.settings))
             self.store.adopt(key, rows, own)
         progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
         if progress.next > end:
@@ -288,10 +307,21 @@ class Ingest:
         return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first, end=end,
                     missing=missing)  # fmt: skip
 
+    def _known(
+        self, cover: lake.Cover, key: PartitionKey, own_next: int
+    ) -> tuple[int, lake.LakeProgress | None, list[Row]]:
+        """The lake's next offset and progress, and what is to be restored where it is ahead of the store."""
+        nxt, progress = cover.end.get(key, 0), cover.progress.get(key)
+        if progress is None or nxt <= own_next:
+            return nxt, progress, []
+        at_ms = progress.watermark_ms
+        return nxt, progress, cover.restorable(key, at_ms - self.keep_ms, at_ms - sessions.reach_ms(self.settings))
+
     async def release(self, partitions: set[TP], *, drop: bool) -> None:
         """Commit, flush to the lake, and (on a revoke) drop: the next owner starts from the lake."""
         async with self.lock:
             await self.commit()
+            await self._forget()
             for tp in sorted(partitions & self.parts.keys()):
                 part = self.parts.pop(tp)
                 await self.on_writer(self._release, part, drop)

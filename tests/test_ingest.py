@@ -97,3 +97,26 @@ def test_silence_matures_up_to_what_others_have_seen(worker: Worker) -> None:
     lateness = sessions.SessionSettings().lateness_ms
     assert (silent.watermark_ms, silent.mature_ms) == (10_000_000 - lateness, 50_000_000)
     assert (behind.watermark_ms, behind.mature_ms) == (20_000_000 - lateness,) * 2
+
+
+def test_forgotten_user_leaves_memory_store_and_what_waits(worker: Worker, tmp_path: Path) -> None:
+    """Before the next flush the user is nowhere, and later events of theirs are counted and not kept."""
+    gone = "somebody-to-forget"
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        await worker.take(0, [1_000], user="stays")
+        await worker.take(0, [1_000], user=gone)
+        worker.ingest.told_forgotten = lambda: frozenset({gone})
+        await worker.ingest.flush()
+        await worker.take(0, [2_000], user=gone)
+        await worker.ingest.flush()
+
+    asyncio.run(steps())
+    part = worker.ingest.parts[TP(TOPIC, 0)]
+    assert [s.user_id for s in part.open.sessions()] == ["stays"]
+    assert (part.open.stored, part.open.rejected) == (2, 1)
+    assert worker.ingest.erased == {gone: 0}
+    assert [r.event.user_id for r in worker.lake.cover().rows()] == ["stays"]
+    worker.store.connection.execute("CHECKPOINT")
+    assert not any(gone.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

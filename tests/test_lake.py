@@ -1,5 +1,6 @@
 """The lake holds every row once, whoever wrote it how often."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -245,3 +246,32 @@ def test_live_fold_equals_restored_from_the_lake(
         store = Lake(Path(root), "w")
         store.write_rows(KEY, 0, rows)
         assert restored(store, live, keep_ms, rules) == by_name(live)
+
+
+def test_forgetting_goes_on_where_a_slow_worker_writes_once_more(tmp_path: Path) -> None:
+    """The users are looked for again after a while, in what is new; a file that a dead writer left goes too."""
+    store = Lake(tmp_path, "w")
+    old = put(store, 0, 10, ("keep-me", "forget-me"))
+    assert old is not None
+    gone = frozenset({"forget-me"})
+    assert store.keep_forgotten(gone, 1_000) == 1
+    left = old.parent / ".10-19.parquet.dead.1.tmp"
+    left.write_bytes(b"forget-me")
+    os.utime(left, (0, 0))
+    put(store, 10, 20, ("forget-me",))
+    assert store.keep_forgotten(gone, 2_000) == 0
+    assert store.keep_forgotten(gone, 1_000 + lake.ERASE_EVERY_MS) == 1
+    assert not any(b"forget-me" in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
+    assert (offsets(store.cover()), store.cover().end) == ([0, 4, 8], {KEY: 20})
+
+
+def test_reader_takes_a_new_cover_where_a_file_was_rewritten(tmp_path: Path) -> None:
+    """Erasure may take a segment away between a cover and its reading."""
+    store = Lake(tmp_path, "w")
+    put(store, 0, 10, ("keep-me", "forget-me"))
+
+    def reading(cover: lake.Cover) -> list[int]:
+        store.forget(["forget-me"])
+        return offsets(cover)
+
+    assert store.read(reading) == [0, 4, 8]
