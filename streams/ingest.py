@@ -293,7 +293,10 @@ class Ingest:
             self.store.adopt(key, rows, own)
         progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
         if progress.next > end:
-            raise LogBehindProgress(f"{key.topic}-{key.partition} needs offset {progress.next}, the log ends at {end}")
+            raise LogBehindProgress(
+                f"{key.topic}-{key.partition} needs offset {progress.next}, the log ends at {end}: it is not the "
+                "log that was read before; give it folders of its own (--shared, --set store.folder=DIR)"
+            )
         missing = max(0, first - progress.next)
         if missing:
             log.error("Kafka no longer holds records that are needed; going on from the log's start.",
