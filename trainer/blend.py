@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,22 +12,13 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from featurestore.events import TYPES, Row
+from trainer import memory
 
 Floats = NDArray[np.float64]
-FEATURES = (
-    "follows",
-    "category",
-    "in_session",
-    "popularity",
-    "neighbours",
-    "same_category",
-    "text",
-    "network",
-    "network_again",
-    "bias",
-)
+FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")
 SESSION = ("bias", "rows", "items", "minutes", *TYPES)
 WIDTH = len(FEATURES)
+FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3)  # of evidence, before its logarithm
 RIDGE = 20.0  # how many cases what was learnt before is worth
 
 
@@ -39,13 +31,14 @@ class Case:
     target: int = -2  # a candidate's place; −1: nothing more; −2: an item that is no candidate
 
 
-def features(evidence: Floats, same_category: Floats, cosines: Floats, network: Floats) -> Floats:
+def features(evidence: Floats, same_category: Any, cosines: Any, network: Any) -> Floats:
     """The memory's evidence [n, 5], whether the category is the last one, text's cosine, network's log share [n]."""
-    again = evidence[:, 2]
-    logs = np.log(evidence[:, :2] + 1e-3), np.log(evidence[:, 3] + 0.1), np.log(evidence[:, 4] + 1e-3)
-    return np.column_stack(
-        [logs[0], again, *logs[1:], same_category, cosines, network, network * (again > 0), np.ones(len(again))]
-    )
+    made = np.ones((len(evidence), WIDTH))
+    made[:, :5] = np.log(evidence + FLOORS)
+    made[:, 2] = evidence[:, 2]
+    made[:, 5], made[:, 6], made[:, 7] = same_category, cosines, network
+    made[:, 8] = network * (evidence[:, 2] > 0)
+    return made
 
 
 def session_features(rows: list[Row], at_ms: int) -> Floats:

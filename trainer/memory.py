@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numba
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from featurestore.events import ENGAGED, Event, Row
-from trainer.neighbours import Neighbours
+from trainer.neighbours import Floats, Ints, Neighbours, roomy
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
-FOLLOWERS = 64  # kept per item or category, the most counted
-CANDIDATES = 100
+FOLLOWERS = 100  # kept of each word, the most counted
+PROPOSED = 100  # candidates of the neighbours, and of popularity where there are few
+WORDS = 400_000  # what is new beyond these is passed over
 RECENT = 20  # rows of a session that evidence is sought for
-WIDTH = 5  # kinds of evidence
+QUERY = 10  # distinct words of them
+EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours")
+NONE = np.zeros(0, np.int32)
 
 
 class Known(msgspec.Struct, array_like=True):
@@ -28,16 +32,6 @@ class Known(msgspec.Struct, array_like=True):
     category: str | None
     brand: str | None
     price: float | None
-
-
-def engaged_items(rows: list[Row]) -> list[str]:
-    """The items a session engaged with in order, repeats in a row collapsed."""
-    items: list[str] = []
-    for row in rows:
-        item = row.event.item_id
-        if item and row.event.type in ENGAGED and (not items or items[-1] != item):
-            items.append(item)
-    return items
 
 
 def token(row: Row) -> str:
@@ -50,9 +44,10 @@ def token(row: Row) -> str:
     return "q:" + event.query.lower().strip() if event.query else "t:" + event.type
 
 
-def digest(row: Row) -> str:
+def digest(row: Row) -> int:
     """Names a row's session without naming its user: what a version ships."""
-    return hashlib.blake2b(f"{row.event.user_id}|{row.session_id}".encode(), digest_size=8).hexdigest()
+    made = hashlib.blake2b(f"{row.event.user_id}|{row.session_id}".encode(), digest_size=8)
+    return int.from_bytes(made.digest(), "big")
 
 
 def current_item(rows: list[Row]) -> str | None:
@@ -60,19 +55,31 @@ def current_item(rows: list[Row]) -> str | None:
     return next((r.event.item_id for r in reversed(rows) if r.event.item_id and r.event.type in ENGAGED), None)
 
 
+def own_items(rows: list[Row]) -> dict[str, int]:
+    """What a session engaged with among its newest rows → how many other items ago, the current one 0."""
+    made: dict[str, int] = {}
+    for row in reversed(rows[-RECENT:]):
+        if row.event.item_id and row.event.type in ENGAGED:
+            made.setdefault(row.event.item_id, len(made))
+    return made
+
+
 class Memory:
-    """A fold over rows with the offsets it has seen; what is below them changes nothing."""
+    """A fold over rows with the offsets it has seen; what is below them changes nothing. Words are numbers."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], int] = {}
+        self.names: list[str] = []
+        self.words: dict[str, int] = {}
         self.items: dict[str, Known] = {}
-        self.follows: dict[str, dict[str, float]] = {}  # token → item → count
-        self.popular: dict[str, tuple[float, int]] = {}  # item → (decayed count, at_ms)
-        self.by_category: dict[str, dict[str, float]] = {}
+        self.item = np.zeros(0, np.bool_)  # of each word: is it an item
+        self.category = np.zeros(0, np.int32)  # of each item: the word of its category, −1: not told
+        self.popular, self.popular_ms = np.zeros(0, np.float64), np.zeros(0, np.int64)  # faded count, as of when
+        self.follows, self.shelves = Followers(), Followers()  # of any word; of a category
         self.neighbours = Neighbours()
         self.watchers: list[set[str]] = []
-        self._top: list[str] = []
-        self._top_ms = 0
+        self._place = np.zeros(0, np.int32)  # scratch: where a word stands among the candidates
+        self._top: tuple[Ints, int] | None = None
 
     def watch(self) -> set[str]:
         """A set into which the items go that change or are new from now on; whoever asked empties it."""
@@ -80,15 +87,13 @@ class Memory:
         return self.watchers[-1]
 
     def learn(self, rows: list[Row]) -> int:
-        """Fold rows in order; returns how many were new."""
+        """Fold rows in order; returns how many were new. Rows of one message come in one call."""
         fresh, floor = 0, dict(self.seen)
         for row in rows:
             origin = row.origin
-            place = (origin.topic, origin.partition)
-            if origin.offset < floor.get(place, 0):
-                continue
-            self.take(row)
-            fresh += 1
+            if origin.offset >= floor.get((origin.topic, origin.partition), 0):
+                self.take(row)
+                fresh += 1
         self.note(rows)
         return fresh
 
@@ -100,128 +105,228 @@ class Memory:
 
     def take(self, row: Row) -> None:
         """Fold one row, whatever its offset; `learn` is what remembers offsets."""
-        event, word = row.event, token(row)
-        if not event.consent:
+        event, word = row.event, self.word(token(row))
+        if not event.consent or word is None:
             return
         session = digest(row)
-        item = event.item_id
-        if item:
-            self._know(item, event)
+        if event.item_id:
+            self.item[word] = True
+            self._know(event.item_id, word, event)
             if event.type in ENGAGED:
-                count, at_ms = self.popular.get(item, (0.0, event.ts_ms))
-                newest = max(at_ms, event.ts_ms)  # rows come by partition, not by time
-                count = _decayed(count, newest - at_ms) + _decayed(1.0, newest - event.ts_ms)
-                self.popular[item] = (count, newest)
-                if event.category:
-                    _count(self.by_category, event.category, item, 1.0)
-                for age, before in enumerate(self.neighbours.recent(session, 4)):
-                    if before != item:
-                        _count(self.follows, before, item, 0.6**age)
-        self.neighbours.take(session, word, item is not None, event.ts_ms)
+                self._engage(word, session, event.ts_ms)
+        self.neighbours.take(session, word, event.ts_ms)
 
-    def _know(self, item: str, event: Event) -> None:
+    def word(self, name: str) -> int | None:
+        """The number of a word; None where it is new and there is no more room."""
+        word = self.words.get(name)
+        if word is None and len(self.names) < WORDS:
+            word = self.words[name] = len(self.names)
+            self.names.append(name)
+            if word >= len(self.item):
+                self.item, self.category = roomy(self.item, word), roomy(self.category, word, fill=-1)
+                self.popular, self.popular_ms = roomy(self.popular, word), roomy(self.popular_ms, word)
+                self._place = roomy(self._place, word, fill=-1)
+        return word
+
+    def _know(self, name: str, word: int, event: Event) -> None:
         """The newest value of each field; what an event leaves out is kept."""
-        old = self.items.get(item)
-        if old is None:
-            self.items[item] = Known(event.title, event.category, event.brand, event.price)
-            for watcher in self.watchers:
-                watcher.add(item)
+        old, told = self.items.get(name), Known(event.title, event.category, event.brand, event.price)
+        if old is not None:
+            told = Known(
+                told.title or old.title, told.category or old.category, told.brand or old.brand,
+                old.price if told.price is None else told.price,
+            )  # fmt: skip
+        if told == old:
             return
-        new = (event.title or old.title, event.category or old.category, event.brand or old.brand)
-        price = event.price if event.price is not None else old.price
-        if new != (old.title, old.category, old.brand) or price != old.price:
-            self.items[item] = Known(*new, price)
-            for watcher in self.watchers:
-                watcher.add(item)
+        self.items[name] = told
+        if told.category and (old is None or old.category != told.category):
+            shelf = self.word("c:" + told.category)
+            self.category[word] = -1 if shelf is None else shelf
+        for watcher in self.watchers:
+            watcher.add(name)
 
-    def evidence(self, rows: list[Row], at_ms: int, also: Iterable[str] = ()) -> dict[str, list[float]]:
-        """Candidate items of a session, never the current: [transition, category, in session, popularity, neighbours].
+    def _engage(self, word: int, session: int, at_ms: int) -> None:
+        newest = max(int(self.popular_ms[word]), at_ms)  # rows come by partition, not by time
+        faded = 0.5 ** ((newest - np.array([self.popular_ms[word], at_ms])) / HALF_LIFE_MS)
+        self.popular[word] = self.popular[word] * faded[0] + faded[1]
+        self.popular_ms[word] = newest
+        if self.category[word] >= 0:
+            self.shelves.add(int(self.category[word]), word, 1.0)
+        for age, before in enumerate(self.neighbours.recent(session, 4).tolist()):
+            if before != word:
+                self.follows.add(before, word, 0.6**age)
+
+    def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
+        """Candidates of a session as words [n] with `EVIDENCE` [n, 5]; never the current item.
 
         `also` are candidates that somebody else proposes.
         """
-        words = list(dict.fromkeys(token(row) for row in reversed(rows[-RECENT:])))[:10]
-        mine = engaged_items(rows)
-        found: dict[str, list[float]] = {}
-        for age, word in enumerate(words):
-            _add(found, 0, self.follows.get(word, {}), 0.7**age, 5.0)
-        category = next((r.event.category for r in reversed(rows) if r.event.category), None)
-        if category:
-            _add(found, 1, self.by_category.get(category, {}), 1.0, 20.0)
-        for age, item in enumerate(reversed(mine[-10:])):
-            kept = found.setdefault(item, [0.0] * WIDTH)
-            kept[2] = max(kept[2], 0.8**age)
-        if len(found) < CANDIDATES:
-            for item in self.top(at_ms):
-                found.setdefault(item, [0.0] * WIDTH)
-        for item, share in self.neighbours.evidence(words, digest(rows[-1]), at_ms).items():
-            found.setdefault(item, [0.0] * WIDTH)[4] = share
-        for item in also:
-            found.setdefault(item, [0.0] * WIDTH)
-        if mine:
-            found.pop(mine[-1], None)
-        for item, values in found.items():
-            count, then_ms = self.popular.get(item, (0.0, at_ms))
-            values[3] = _decayed(count, at_ms - then_ms)
-        return found
+        words = (self.words.get(name) for name in dict.fromkeys(token(row) for row in reversed(rows[-RECENT:])))
+        query = np.array([word for word in words if word is not None][:QUERY], np.int32)
+        found, votes = self.neighbours.votes(query, digest(rows[-1]), at_ms, self.item)
+        if len(found) > PROPOSED:
+            best = np.argpartition(votes, -PROPOSED)[-PROPOSED:]
+            found, votes = found[best], votes[best]
+        own = [(self.words[name], ago) for name, ago in own_items(rows).items() if name in self.words]
+        mine, ago = (np.array([pair[k] for pair in own], np.int32) for k in (0, 1))
+        last = next((r.event.category for r in reversed(rows) if r.event.category), None)
+        shelf = self.words.get("c:" + last, -1) if last else -1
+        return _evidence(  # type: ignore[no-any-return]
+            query, shelf, mine, ago, found, votes, also, self.top(at_ms), at_ms, *self.follows.arrays,
+            *self.shelves.arrays, self.popular, self.popular_ms, self._place,
+        )  # fmt: skip
 
-    def score(self, rows: list[Row], at_ms: int) -> dict[str, float]:
+    def score(self, rows: list[Row], at_ms: int) -> tuple[Ints, NDArray[np.float64]]:
         """One unnormalised score a candidate: what answers before the first version is trained."""
-        return {
-            item: follow + 0.3 * category + 0.15 * again + 1e-4
-            for item, (follow, category, again, _, _) in self.evidence(rows, at_ms).items()
-        }
+        found, seen = self.evidence(rows, at_ms)
+        return found, seen @ np.array([1.0, 0.3, 0.15, 0.0, 1.0]) + 1e-4
 
-    def top(self, at_ms: int, n: int = CANDIDATES) -> list[str]:
+    def top(self, at_ms: int) -> Ints:
         """The most popular items just now; sorted anew once an hour of event time."""
-        if self._top and abs(at_ms - self._top_ms) < 3_600_000:
-            return self._top[:n]
-        now = sorted(self.popular.items(), key=lambda kv: -_decayed(kv[1][0], at_ms - kv[1][1]))
-        self._top, self._top_ms = [item for item, _ in now[:CANDIDATES]], at_ms if len(now) >= CANDIDATES else 0
-        return self._top[:n]
+        if self._top is None or len(self._top[0]) < PROPOSED or abs(at_ms - self._top[1]) >= 3_600_000:
+            words = np.flatnonzero(self.popular)
+            now = self.popular[words] * 0.5 ** (np.maximum(0, at_ms - self.popular_ms[words]) / HALF_LIFE_MS)
+            self._top = words[np.argsort(-now, kind="stable")[:PROPOSED]].astype(np.int32), at_ms
+        return self._top[0]
 
     def save(self, directory: Path) -> None:
         """Write `memory.json` and `memory.safetensors`."""
-        near = self.neighbours.state()
-        save_file(near.pop("arrays"), directory / "memory.safetensors")
-        (directory / "memory.json").write_bytes(msgspec.json.encode({**self.state(), "neighbours": near}))
+        (directory / "memory.json").write_bytes(msgspec.json.encode(self.state()))
+        save_file(self.arrays(), directory / "memory.safetensors")
 
     @classmethod
     def load(cls, directory: Path) -> Memory:
         """What `save` wrote."""
         state: dict[str, Any] = msgspec.json.decode((directory / "memory.json").read_bytes())
-        memory = cls()
-        memory.seen = {(t, p): o for t, p, o in state["seen"]}
-        memory.items = {k: Known(*v) for k, v in state["items"].items()}
-        memory.follows = state["follows"]
-        memory.popular = {k: (v[0], v[1]) for k, v in state["popular"].items()}
-        memory.by_category = state["by_category"]
-        near = state["neighbours"]
-        memory.neighbours = Neighbours.of(near["names"], near["next"], load_file(directory / "memory.safetensors"))
-        return memory
+        arrays, made = load_file(directory / "memory.safetensors"), cls()
+        made.seen = {(t, p): o for t, p, o in state["seen"]}
+        made.names, made.words = state["names"], {name: i for i, name in enumerate(state["names"])}
+        made.items = {k: Known(*v) for k, v in state["items"].items()}
+        made.item, made.category = arrays["item"], arrays["category"]
+        made.popular, made.popular_ms = arrays["popular"], arrays["popular_ms"]
+        made.follows, made.shelves = (Followers(_part(arrays, name)) for name in ("follows", "shelves"))
+        made.neighbours = Neighbours.of(_part(arrays, "neighbours"))
+        made._place = np.full(len(made.item), -1, np.int32)
+        return made
 
     def state(self) -> dict[str, Any]:
-        """The counts as plain values."""
+        """Offsets, names and items as plain values; no name of a user is among them."""
         return {
             "seen": [[t, p, o] for (t, p), o in self.seen.items()],
+            "names": self.names,
             "items": {k: [v.title, v.category, v.brand, v.price] for k, v in self.items.items()},
-            "follows": self.follows,
-            "popular": self.popular,
-            "by_category": self.by_category,
         }
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The counts."""
+        parts = {
+            "follows": self.follows.state(),
+            "shelves": self.shelves.state(),
+            "neighbours": self.neighbours.state(),
+        }
+        return {
+            "item": self.item, "category": self.category, "popular": self.popular, "popular_ms": self.popular_ms,
+            **{f"{part}.{name}": value for part, arrays in parts.items() for name, value in arrays.items()},
+        }  # fmt: skip
 
-def _add(found: dict[str, list[float]], place: int, counts: dict[str, float], weight: float, prior: float) -> None:
-    total = sum(counts.values()) + prior
-    for item, count in counts.items():
-        found.setdefault(item, [0.0] * WIDTH)[place] += weight * count / total
+
+class Followers:
+    """Word → the items most counted after it, `FOLLOWERS` of them (Space-Saving: Metwally et al., ICDT 2005)."""
+
+    def __init__(self, state: dict[str, NDArray[Any]] | None = None) -> None:
+        size: Ints = np.zeros(0, np.int32) if state is None else state["size"]
+        self.size = size.copy()
+        self.who: Ints = np.zeros((len(size), FOLLOWERS), np.int32)
+        self.count: Floats = np.zeros((len(size), FOLLOWERS), np.float32)
+        if state is not None:
+            held = np.arange(FOLLOWERS) < size[:, None]
+            self.who[held], self.count[held] = state["who"], state["count"]
+
+    def add(self, word: int, item: int, weight: float) -> None:
+        """Count an item after a word."""
+        if word >= len(self.size):
+            self.size, self.who, self.count = (roomy(a, word) for a in (self.size, self.who, self.count))
+        _add(word, item, weight, self.size, self.who, self.count)
+
+    @property
+    def arrays(self) -> tuple[Ints, Ints, Floats]:
+        """How many each word has, which, and their counts."""
+        return self.size, self.who, self.count
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `__init__` reads back."""
+        held = np.arange(FOLLOWERS) < self.size[:, None]
+        return {"size": self.size, "who": self.who[held], "count": self.count[held]}
 
 
-def _decayed(count: float, age_ms: int) -> float:
-    return count * math.exp(-max(0, age_ms) / HALF_LIFE_MS * math.log(2))
+def _part(arrays: dict[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(name + ".")}
 
 
-def _count(table: dict[str, dict[str, float]], key: str, item: str, weight: float) -> None:
-    row = table.setdefault(key, {})
-    row[item] = row.get(item, 0.0) + weight
-    if len(row) > 2 * FOLLOWERS:
-        table[key] = dict(sorted(row.items(), key=lambda kv: -kv[1])[:FOLLOWERS])
+@numba.njit(cache=True)
+def _add(word, item, weight, size, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
+    least = 0
+    for j in range(size[word]):
+        if who[word, j] == item:
+            count[word, j] += weight
+            return
+        if count[word, j] < count[word, least]:
+            least = j
+    if size[word] < FOLLOWERS:
+        least = size[word]
+        size[word] += 1
+    who[word, least] = item
+    count[word, least] += weight
+
+
+@numba.njit(cache=True)
+def _stand(word, place, found, n):  # type: ignore[no-untyped-def] # pragma: no cover
+    if place[word] < 0:
+        place[word] = n
+        found[n] = word
+        return n, n + 1
+    return place[word], n
+
+
+@numba.njit(cache=True)
+def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
+    query, shelf, mine, ago, voted, votes, also, top, at_ms, f_size, f_who, f_count, s_size, s_who, s_count,
+    popular, popular_ms, place,
+):  # fmt: skip
+    most = (len(query) + 1) * FOLLOWERS + len(mine) + len(voted) + len(also) + len(top)
+    found, made = np.empty(most, np.int32), np.zeros((most, 5))
+    n = 0
+    for r in range(len(query)):
+        word = query[r]
+        if word < len(f_size):
+            total = f_count[word, : f_size[word]].sum() + 5.0
+            for j in range(f_size[word]):
+                i, n = _stand(f_who[word, j], place, found, n)
+                made[i, 0] += 0.7**r * f_count[word, j] / total
+    if 0 <= shelf < len(s_size):
+        total = s_count[shelf, : s_size[shelf]].sum() + 20.0
+        for j in range(s_size[shelf]):
+            i, n = _stand(s_who[shelf, j], place, found, n)
+            made[i, 1] = s_count[shelf, j] / total
+    for j in range(len(mine)):
+        i, n = _stand(mine[j], place, found, n)
+        made[i, 2] = 0.8 ** ago[j]
+    for j in range(len(voted)):
+        i, n = _stand(voted[j], place, found, n)
+        made[i, 4] = votes[j]
+    for j in range(len(also)):
+        i, n = _stand(also[j], place, found, n)
+    if n < len(top):
+        for j in range(len(top)):
+            i, n = _stand(top[j], place, found, n)
+    for i in range(n):
+        word = found[i]
+        place[word] = -1
+        made[i, 3] = popular[word] * 0.5 ** (max(0, at_ms - popular_ms[word]) / HALF_LIFE_MS)
+    if len(mine):  # ago 0 stands first: the current item is no candidate
+        for i in range(n):
+            if found[i] == mine[0]:
+                n -= 1
+                found[i], made[i] = found[n], made[n]
+                break
+    return found[:n], made[:n]

@@ -118,11 +118,11 @@ class Network(torch.nn.Module):
         word = torch.tensor([self.words.get(name, 0) for name in names])
         return self.items(torch.from_numpy(vectors), word).numpy()
 
-    def logits(self, heading: Vectors, placed: Vectors, own: dict[int, int]) -> Vectors:
-        """Of the items [m, width] for one session [width]; `own`: column → how many tokens ago it was touched."""
+    def logits(self, heading: Vectors, placed: Vectors, own: Any, ago: list[int]) -> Vectors:
+        """Of the items [m, width] for one session [width]; `own`: columns of its own, touched so many tokens ago."""
         made: Vectors = placed @ heading * self.scale.item() if len(placed) else np.zeros(0, np.float32)
-        if own:
-            made[list(own)] += self.copy.detach().numpy()[list(own.values())]
+        if ago:
+            made[own] += self.copy.detach().numpy()[ago]
         return made
 
     def weights(self) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from featurestore import window
 from featurestore.events import Row, Session
 from trainer import blend, heads, memory, network, texts
+from trainer.neighbours import Ints
 
 ITEMS, CATEGORIES = 20, 10
 COLD = "memory"  # the version that a predictor without a trained part goes by
@@ -65,7 +65,8 @@ class Predictor:
     def warm(self) -> None:
         """Look up the vectors of new and changed items, so that the next prediction does not wait for them."""
         if self.trained is not None and self.changed:
-            self.items.update({name: item_text(name, self.memory.items[name]) for name in self.changed})
+            said = {name: item_text(name, self.memory.items[name]) for name in sorted(self.changed)}
+            self.items.update(said, [self.memory.words[name] for name in said])
             self.changed.clear()
 
     def title(self, item_id: str) -> str | None:
@@ -81,12 +82,11 @@ class Predictor:
         said, headings = self.headings(rows, at_ms)
         made = []
         for i, (session, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
-            names, case = self.case(rows[i], now_ms, headings[i], said.own[i])
+            found, case = self.case(rows[i], now_ms, headings[i], said.own[i])
             each, none, _ = self.trained.blend.probabilities(case)
-            named = dict(zip(names, each.tolist(), strict=True))
             head = self.trained.purchase
             buys = head.probability(rows[i], now_ms) if head is not None else None
-            made.append(self._interest(session, named, none, buys, "model"))
+            made.append(self._interest(session, found, each, none, buys, "model"))
         return made
 
     def headings(self, rows: list[list[Row]], at_ms: list[int]) -> tuple[network.Sequences, texts.Vectors]:
@@ -95,61 +95,59 @@ class Predictor:
         said = network.sequences(rows, at_ms, self.texts, self.trained.network.words)
         return said, self.trained.network.headings(said)
 
-    def case(
-        self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int]
-    ) -> tuple[list[str], blend.Case]:
-        """A session as the blend sees it: its candidates and their features."""
+    def case(self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int]) -> tuple[Ints, blend.Case]:
+        """A session as the blend sees it: its candidates as words of the memory, and their features."""
         assert self.trained is not None
         self.warm()
-        net, columns = self.trained.network, self.items.columns
-        logits = net.logits(heading, self.items.placed, {columns[i]: ago for i, ago in own.items() if i in columns})
-        evidence = self.memory.evidence(rows, at_ms, [self.items.names[c] for c in _largest(logits, PROPOSED)])
-        names = list(evidence)
-        where = [columns[name] for name in names]
+        remembered, net = self.memory, self.trained.network
+        words = remembered.words
+        known = [name for name in own if name in words]
+        mine: Any = self.items.columns([words[name] for name in known]) if known else []
+        logits = net.logits(heading, self.items.placed, mine, [own[name] for name in known])
+        found, evidence = remembered.evidence(rows, at_ms, self.items.words[_largest(logits, PROPOSED)])
+        columns = self.items.columns(found)
         last = next((r.event.category for r in reversed(rows) if r.event.category), None)
         candidates = blend.features(
-            np.array(list(evidence.values()), float).reshape(len(names), memory.WIDTH),
-            np.array([last is not None and self.memory.items[name].category == last for name in names], float),
-            self._cosines(rows, where),
-            (logits[where] - _log_sum(logits)).astype(float),
+            evidence,
+            remembered.category[found] == words.get(f"c:{last}", -2),
+            self._cosines(rows, columns),
+            logits[columns] - _log_sum(logits),
         )
-        return names, blend.Case(candidates=candidates, session=blend.session_features(rows, at_ms))
+        return found, blend.Case(candidates=candidates, session=blend.session_features(rows, at_ms))
 
-    def _cosines(self, rows: list[Row], where: list[int]) -> Any:
+    def _cosines(self, rows: list[Row], columns: Ints) -> texts.Vectors:
         about = self.texts.vectors([texts.row_text(row) for row in rows[-RECENT:]])
-        weights = 0.7 ** np.arange(len(about))[::-1]
-        return np.asarray(self.items.vectors[where] @ (weights @ about / weights.sum()), float)
+        weights = 0.7 ** np.arange(len(about))[::-1].astype(np.float32)
+        made: texts.Vectors = self.items.vectors[columns] @ (weights @ about / weights.sum())
+        return made
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
-        scores = self.memory.score(session.rows, at_ms)
-        total = sum(scores.values())
-        share = (1 - STOP_SHARE) / total if total else 0.0
-        named = {item: score * share for item, score in scores.items()}
-        return self._interest(session, named, STOP_SHARE if total else 1.0, None, "fallback")
+        found, scores = self.memory.score(session.rows, at_ms)
+        if not len(found):
+            return self._interest(session, found, scores, 1.0, None, "fallback")
+        return self._interest(session, found, scores * (1 - STOP_SHARE) / scores.sum(), STOP_SHARE, None, "fallback")
 
     def _interest(
-        self,
-        session: Session,
-        named: dict[str, float],
-        none: float,
-        buys: float | None,
+        self, session: Session, found: Ints, each: Any, none: float, buys: float | None,
         reason: Literal["model", "fallback"],
-    ) -> Interest:
+    ) -> Interest:  # fmt: skip
+        names = self.memory.names
+        shelves, shares = self.by_category(found, each, none)
         return Interest(
-            session.user_id, session.session_id, _top(named, ITEMS), _top(self.by_category(named, none), CATEGORIES),
+            session.user_id, session.session_id,
+            [(names[found[k]], float(each[k])) for k in _ranked(each, ITEMS)],
+            [(names[shelves[k]][2:], float(shares[k])) for k in _ranked(shares, CATEGORIES)],
             none, buys, reason, self.version,
         )  # fmt: skip
 
-    def by_category(self, named: dict[str, float], none: float) -> dict[str, float]:
+    def by_category(self, found: Ints, each: Any, none: float) -> tuple[Ints, Any]:
         """Of the next item's category; an item that is no candidate is taken to be of a kind with those that are."""
-        made: dict[str, float] = defaultdict(float)
-        for item, probability in named.items():
-            known = self.memory.items.get(item)
-            if known and known.category:
-                made[known.category] += probability
-        total = sum(named.values())
-        share = (1 - none) / total if total else 0.0
-        return {category: probability * share for category, probability in made.items()}
+        shelves, place = np.unique(self.memory.category[found], return_inverse=True)
+        shares = np.bincount(place, each, len(shelves))
+        if len(shares):
+            shares *= (1 - none) / shares.sum()
+        told = shelves >= 0
+        return shelves[told], shares[told]
 
     def save(self, directory: Path) -> None:
         """Write the version's files into an empty directory: tensors as safetensors, the rest as JSON."""
@@ -197,8 +195,8 @@ def item_text(name: str, known: memory.Known) -> str:
     return texts.item_text(known.title, known.category, known.brand, known.price) or name
 
 
-def _largest(values: Any, n: int) -> list[int]:
-    return list(np.argpartition(values, -n)[-n:]) if len(values) > n else list(range(len(values)))
+def _largest(values: Any, n: int) -> Any:
+    return np.argpartition(values, -n)[-n:] if len(values) > n else np.arange(len(values))
 
 
 def _log_sum(values: Any) -> float:
@@ -206,5 +204,6 @@ def _log_sum(values: Any) -> float:
     return float(top + np.log(np.exp(values - top).sum())) if len(values) else 0.0
 
 
-def _top(scores: dict[str, float], n: int) -> list[tuple[str, float]]:
-    return sorted(scores.items(), key=lambda kv: (-kv[1], kv[0]))[:n]
+def _ranked(values: Any, n: int) -> Any:
+    best = _largest(values, n)
+    return best[np.lexsort((best, -values[best]))]

@@ -16,6 +16,7 @@ from featurestore.events import COLUMNS, Row
 from featurestore.lake import Cover
 from trainer import blend, heads, judge, memory, network, registry, tuning
 from trainer.memory import current_item, token
+from trainer.neighbours import Ints
 from trainer.network import Network, NetworkSettings
 from trainer.predictor import Predictor, Trained
 from trainer.texts import Texts, row_text
@@ -226,8 +227,8 @@ def replay(
             continue
         for name, arm in asked.items():
             said, headings = heading[name]
-            names, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
-            cases[name][i] = dataclasses.replace(case, target=target_of(names, rows, int(made.next_row[i])))
+            found, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
+            cases[name][i] = dataclasses.replace(case, target=target_of(past, found, rows, int(made.next_row[i])))
     past.note(rows)
     return cases
 
@@ -243,12 +244,12 @@ def known_order(rows: list[Row]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (known_ms[i], i))
 
 
-def target_of(names: list[str], rows: list[Row], next_row: int) -> int:
+def target_of(past: memory.Memory, found: Ints, rows: list[Row], next_row: int) -> int:
     """Which candidate came: −1 nothing more, −2 an item that is none of them."""
     if next_row < 0:
         return -1
-    item = rows[next_row].event.item_id
-    return names.index(item) if item in names else -2
+    here = np.flatnonzero(found == past.words.get(str(rows[next_row].event.item_id), -1))
+    return int(here[0]) if len(here) else -2
 
 
 def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:

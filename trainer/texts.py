@@ -132,53 +132,61 @@ class ItemTable:
     """Items with their vectors by column, append-only; an item whose text changed keeps its column."""
 
     def __init__(self, words: Texts, place: Callable[[Vectors, list[str]], Vectors] | None = None) -> None:
-        self.words, self._place = words, place
-        self.names: list[str] = []
-        self.columns: dict[str, int] = {}
-        self._text = Growing()
-        self._placed = Growing()
+        self._texts, self._place = words, place
+        self._text, self._placed, self._words = Growing(np.float32), Growing(np.float32), Growing(np.int32)
+        self._column = Growing(np.int32)
+        self.size = 0
 
-    def update(self, said: dict[str, str]) -> None:
-        """Take new items and new texts."""
-        names = sorted(said)
-        for name in names:
-            if name not in self.columns:
-                self.columns[name] = len(self.names)
-                self.names.append(name)
-        where = [self.columns[name] for name in names]
-        made = self.words.vectors([said[name] for name in names])
-        self._text.put(where, made)
+    def update(self, said: dict[str, str], words: list[int]) -> None:
+        """Take new items and new texts: name → text, and the word of each."""
+        columns = []
+        for word in words:
+            column = self._column.rows[word] - 1 if word < len(self._column.rows) else -1  # 0: it has none
+            if column < 0:
+                column, self.size = self.size, self.size + 1
+                self._column.put([word], np.array([column + 1]))
+            columns.append(int(column))
+        made = self._texts.vectors(list(said.values()))
+        self._text.put(columns, made)
+        self._words.put(columns, np.array(words))
         if self._place is not None:
-            self._placed.put(where, self._place(made, names))
+            self._placed.put(columns, self._place(made, list(said)))
+
+    def columns(self, words: Any) -> NDArray[np.int32]:
+        """Of words that are items, [n]."""
+        made: NDArray[np.int32] = self._column.rows[words] - 1
+        return made
+
+    @property
+    def words(self) -> NDArray[np.int32]:
+        """Of each column."""
+        return self._words.rows[: self.size]
 
     @property
     def vectors(self) -> Vectors:
         """Of the texts, [n, dim]."""
-        return self._text.filled(len(self.names))
+        return self._text.rows[: self.size]
 
     @property
     def placed(self) -> Vectors:
         """In the network's space, [n, width]."""
-        return self._placed.filled(len(self.names))
+        return self._placed.rows[: self.size]
 
 
 class Growing:
-    """Rows of floats that are added to without a copy each time."""
+    """Rows of numbers that are added to without a copy each time."""
 
-    def __init__(self) -> None:
-        self._rows = np.zeros((0, 0), np.float32)
+    def __init__(self, kind: Any) -> None:
+        self.rows: NDArray[Any] = np.zeros(0, kind)
 
-    def put(self, where: list[int], made: Vectors) -> None:
+    def put(self, where: list[int], made: NDArray[Any]) -> None:
         """Set these rows."""
-        if max(where) >= len(self._rows):
-            grown = np.zeros((2 * max(where) + 64, made.shape[1]), np.float32)
-            grown[: len(self._rows), : self._rows.shape[1]] = self._rows
-            self._rows = grown
-        self._rows[where] = made
-
-    def filled(self, n: int) -> Vectors:
-        """The first n rows."""
-        return self._rows[:n]
+        if max(where) >= len(self.rows):
+            grown = np.zeros((2 * max(where) + 64, *made.shape[1:]), self.rows.dtype)
+            if len(self.rows):
+                grown[: len(self.rows)] = self.rows
+            self.rows = grown
+        self.rows[where] = made
 
 
 def pooled(model: Any, batch: Any) -> Any:
