@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from featurestore.events import NEEDS_ITEM, Event, EventType
+from streams.bad import MESSAGE_CHARS as MESSAGE_CHARS
+from streams.bad import BadElement as BadElement
+from streams.bad import BadEvent as BadEvent
+from streams.bad import Reason as Reason
+from streams.dialects import foreign, snowplow, table
+from streams.dialects.values import MAX_TS_MS as MAX_TS_MS
 
 LIMIT_BYTES = 256 * 1024  # a larger message is a dead letter unread
 LIMIT_ID_CHARS = 512  # ids come back in predictions, which must fit into a message too
 LIMIT_CATEGORY_CHARS = 2_048
-MESSAGE_CHARS = 500  # an explanation is cut here, so that a dead letter always fits
-MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 SCHEMA_VERSION = 1
 
-Reason = Literal["bad-json", "schema", "too-large", "future-ts", "too-late"]
 Headers = Sequence[tuple[str, bytes | None]]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MS = datetime.timedelta(milliseconds=1)
-
-
-class BadEvent(ValueError):
-    """The message holds no readable event; `reason` is the dead letter's, the text names the field and the remedy."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message[:MESSAGE_CHARS])
-        self.reason = reason
-
-
-class BadElement(msgspec.Struct, frozen=True, gc=False):
-    """One event of a message that was not accepted; `n` is its place."""
-
-    n: int
-    reason: Reason
-    message: str
 
 
 class Record(Protocol):
@@ -93,6 +80,7 @@ class _Closed(_Wire, kw_only=True, gc=False, forbid_unknown_fields=True):
 
 
 FIELDS = frozenset(_Wire.__struct_fields__)
+REQUIRED = frozenset({"event_id", "type", "user_id", "ts"})
 
 _one = msgspec.json.Decoder(_Closed).decode
 _many = msgspec.json.Decoder(list[_Closed]).decode
@@ -103,15 +91,78 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(value: bytes | None, headers: Headers = ()) -> list[Event | BadElement]:
+class Message(NamedTuple):
+    """What one message holds: its events and bad elements in order, and of what else it tells why that is no event."""
+
+    dialect: str  # `nextclick` is our own
+    elements: list[Event | BadElement]
+    nothing: list[str]
+
+
+def decode(
+    value: bytes | None,
+    headers: Headers = (),
+    *,
+    key: bytes | None = None,
+    record_ms: int | None = None,
+    keep: Collection[str] = (),
+) -> list[Event | BadElement]:
     """The events of one message in order, a `BadElement` in the place of each that breaks the contract.
 
     A single object that breaks it, and a message that is no JSON or too large, raise `BadEvent`. Whether the key is
-    the user is the caller's to judge. `headers` are there for dialects that put an event's envelope into them.
+    the user is the caller's to judge. Messages of other dialects are recognised and translated, for which `headers`,
+    `key` and the record's time are there; one that tells of no act holds no event. `keep`: personal fields to keep.
 
     >>> decode(b'{"event_id": "e1", "type": "search", "user_id": "u1", "ts": 1}')[0].ts_ms
     1
     """
+    _check_size(value)
+    assert value
+    array = value.lstrip(b" \t\r\n")[:1] == b"["
+    try:
+        return [_event(wire, None) for wire in _many(value)] if array else [_event(_one(value), None)]
+    except (msgspec.DecodeError, RecursionError):  # an unknown field, a wrong type, another dialect, no JSON at all
+        pass
+    except BadEvent:
+        if not array:
+            raise
+    elements = read(value, headers, key=key, record_ms=record_ms, keep=keep).elements
+    if len(elements) == 1 and not array and isinstance(bad := elements[0], BadElement):
+        raise BadEvent(bad.reason, bad.message)
+    return elements
+
+
+def read(
+    value: bytes | None,
+    headers: Headers = (),
+    *,
+    key: bytes | None = None,
+    record_ms: int | None = None,
+    keep: Collection[str] = (),
+    dialect: str | None = None,
+    line: int | None = None,
+) -> Message:
+    """The same with the dialect and what there was nothing to store of; raises `BadEvent` where nothing can be read.
+
+    `dialect` says what the message is written in; `line`, its place in a file, tells equal messages apart.
+    """
+    _check_size(value)
+    assert value
+    arrival = foreign.Arrival(
+        value=value, key=None if key is None else key.decode(errors="replace"), record_ms=record_ms,
+        headers={name: (field or b"").decode(errors="replace") for name, field in headers or ()}, line=line,
+        keep=frozenset(keep),
+    )  # fmt: skip
+    try:
+        payload = snowplow.line(value) or _check_json(value)
+        if isinstance(payload, list) and not _is_foreign(payload, arrival, dialect):
+            return _read_array(value, arrival, dialect)
+        return _read(value, payload, arrival, dialect)
+    except RecursionError as error:
+        raise BadEvent("bad-json", "not JSON that can be read: it is nested too deeply") from error
+
+
+def _check_size(value: bytes | None) -> None:
     if not value:
         raise BadEvent("schema", "the message is empty: send one event as a JSON object, or an array of them")
     if len(value) > LIMIT_BYTES:
@@ -119,43 +170,66 @@ def decode(value: bytes | None, headers: Headers = ()) -> list[Event | BadElemen
             "too-large",
             f"{len(value):,} bytes; the limit is {LIMIT_BYTES:,}: send fewer events a message, or shorter texts",
         )
-    if value.lstrip(b" \t\r\n")[:1] == b"[":
-        return _decode_array(value)
-    return [_decode_object(value)]
 
 
-def _decode_object(value: bytes) -> Event:
+def _is_foreign(payload: list[Any], arrival: foreign.Arrival, dialect: str | None) -> bool:
+    """Whether an array is one event of another dialect, not several events."""
+    return bool(payload) and isinstance(payload[0], str) and table.translate(payload, arrival, dialect) is not None
+
+
+def _read_array(value: bytes, arrival: foreign.Arrival, dialect: str | None) -> Message:
+    whole = Message("", [], [])
+    names: dict[str, None] = {}
+    for n, raw in enumerate(_elements(value)):
+        part = bytes(raw)
+        held = _read(part, _anything(part), arrival._replace(value=b"%d|" % n + part), dialect, len(whole.elements))
+        names[held.dialect] = None
+        whole.elements.extend(held.elements)
+        whole.nothing.extend(held.nothing)
+    return whole._replace(dialect=", ".join(names) or "nextclick")
+
+
+def _read(value: bytes, payload: Any, arrival: foreign.Arrival, dialect: str | None, first: int = 0) -> Message:
+    """One object: an event of our own, or what another dialect makes of it; its first element has the place `first`."""
+    ours = isinstance(payload, dict) and payload.keys() >= REQUIRED
+    found = None if ours and dialect is None else table.translate(payload, arrival, dialect)
+    if found is None:
+        return Message("nextclick", [_own(value, payload, first)], [])
+    message = Message(found.dialect, [], [])
+    for part in found.parts:
+        if isinstance(part, foreign.Nothing):
+            message.nothing.append(part.why)
+        elif isinstance(part, BadEvent):
+            message.elements.append(BadElement(first + len(message.elements), part.reason, str(part)))
+        else:
+            message.elements.extend(
+                _translated(draft, first + n) for n, draft in enumerate(part, len(message.elements))
+            )
+    return message
+
+
+def _own(value: bytes, payload: Any, n: int) -> Event | BadElement:
+    """Says exactly what is wrong, or keeps the unknown fields as they were written."""
+    if not isinstance(payload, dict):
+        return BadElement(n, "schema", "an event is a JSON object with event_id, type, user_id and ts")
     try:
-        return _event(_one(value), None)
-    except (msgspec.DecodeError, RecursionError):  # an unknown field, a wrong type, or no JSON at all
-        return _with_properties(value)
-
-
-def _decode_array(value: bytes) -> list[Event | BadElement]:
-    try:
-        return [_event(wire, None) for wire in _many(value)]
-    except (msgspec.DecodeError, RecursionError, BadEvent):
-        _check_json(value)
-        return [_element(n, bytes(raw)) for n, raw in enumerate(_elements(value))]
-
-
-def _element(n: int, value: bytes) -> Event | BadElement:
-    try:
-        return _decode_object(value)
+        rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
+        return _event(_open(value), _encode(rest).decode() if rest else None)
+    except msgspec.ValidationError as error:
+        return BadElement(n, "schema", _explain(error)[:MESSAGE_CHARS])
     except BadEvent as bad:
         return BadElement(n, bad.reason, str(bad))
 
 
-def _with_properties(value: bytes) -> Event:
-    """The slow path: says exactly what is wrong, or keeps the unknown fields as they were written."""
-    if not isinstance(_check_json(value), dict):
-        raise BadEvent("schema", "an event is a JSON object with event_id, type, user_id and ts")
+def _translated(draft: foreign.Draft, n: int) -> Event | BadElement:
+    """A row of another dialect's event under the contract of our own; what would shadow a field of it is renamed."""
+    rest = {f"event_{name}" if name in FIELDS else name: field for name, field in draft.rest.items()}
     try:
-        wire = _open(value)
+        return _event(msgspec.convert(draft.fields, _Wire), _encode(rest).decode() if rest else None)
     except msgspec.ValidationError as error:
-        raise BadEvent("schema", _explain(error)) from error
-    rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
-    return _event(wire, _encode(rest).decode() if rest else None)
+        return BadElement(n, "schema", _explain(error)[:MESSAGE_CHARS])
+    except BadEvent as bad:
+        return BadElement(n, bad.reason, str(bad))
 
 
 def _check_json(value: bytes) -> object:

@@ -1,0 +1,1 @@
+"""Events as other systems write them, and what they are in ours."""
