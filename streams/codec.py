@@ -116,13 +116,14 @@ def decode(
     >>> decode(b'{"event_id": "e1", "type": "search", "user_id": "u1", "ts": 1}')[0].ts_ms
     1
     """
-    _check_size(value)
-    assert value
+    if not value or len(value) > LIMIT_BYTES:
+        raise _unread(value)
     array = value.lstrip(b" \t\r\n")[:1] == b"["
     try:
         return [_event(wire, None) for wire in _many(value)] if array else [_event(_one(value), None)]
     except (msgspec.DecodeError, RecursionError):  # an unknown field, a wrong type, another dialect, no JSON at all
-        pass
+        if not array and (event := _with_properties(value)) is not None:
+            return [event]
     except BadEvent:
         if not array:
             raise
@@ -146,8 +147,8 @@ def read(
 
     `dialect` says what the message is written in; `line`, its place in a file, tells equal messages apart.
     """
-    _check_size(value)
-    assert value
+    if not value or len(value) > LIMIT_BYTES:
+        raise _unread(value)
     arrival = foreign.Arrival(
         value=value, key=None if key is None else key.decode(errors="replace"), record_ms=record_ms,
         headers={name: (field or b"").decode(errors="replace") for name, field in headers or ()}, line=line,
@@ -162,14 +163,24 @@ def read(
         raise BadEvent("bad-json", "not JSON that can be read: it is nested too deeply") from error
 
 
-def _check_size(value: bytes | None) -> None:
+def _unread(value: bytes | None) -> BadEvent:
     if not value:
-        raise BadEvent("schema", "the message is empty: send one event as a JSON object, or an array of them")
-    if len(value) > LIMIT_BYTES:
-        raise BadEvent(
-            "too-large",
-            f"{len(value):,} bytes; the limit is {LIMIT_BYTES:,}: send fewer events a message, or shorter texts",
-        )
+        return BadEvent("schema", "the message is empty: send one event as a JSON object, or an array of them")
+    return BadEvent(
+        "too-large",
+        f"{len(value):,} bytes; the limit is {LIMIT_BYTES:,}: send fewer events a message, or shorter texts",
+    )
+
+
+def _with_properties(value: bytes) -> Event | None:
+    """An event of our own with fields that are not, kept as they were written; None where it is something else."""
+    try:
+        wire = _open(value)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    _check_json(value)
+    rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
+    return _event(wire, _encode(rest).decode() if rest else None)
 
 
 def _is_foreign(payload: list[Any], arrival: foreign.Arrival, dialect: str | None) -> bool:
@@ -209,12 +220,11 @@ def _read(value: bytes, payload: Any, arrival: foreign.Arrival, dialect: str | N
 
 
 def _own(value: bytes, payload: Any, n: int) -> Event | BadElement:
-    """Says exactly what is wrong, or keeps the unknown fields as they were written."""
-    if not isinstance(payload, dict):
-        return BadElement(n, "schema", "an event is a JSON object with event_id, type, user_id and ts")
+    """An event of our own, or what exactly is wrong with it."""
     try:
-        rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
-        return _event(_open(value), _encode(rest).decode() if rest else None)
+        if not isinstance(payload, dict):
+            raise BadEvent("schema", "an event is a JSON object with event_id, type, user_id and ts")
+        return _with_properties(value) or _event(_open(value), None)
     except msgspec.ValidationError as error:
         return BadElement(n, "schema", _explain(error)[:MESSAGE_CHARS])
     except BadEvent as bad:
