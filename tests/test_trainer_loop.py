@@ -106,13 +106,15 @@ def test_too_few_labels_keep_the_champion(shop: tuple[lake.Lake, texts.Texts, re
 def test_gate_refuses_a_worse_candidate_and_one_without_cases() -> None:
     """A candidate that is worse by more than the margin stays out, and so does one that cannot be judged."""
     n = 400
-    session = np.arange(n)
-    good = judge.Scores(loss=np.ones(n), reciprocal=np.full(n, 0.5), recalled=np.ones(n), confidence=np.full(n, 0.5),
-                        right=(np.arange(n) % 2).astype(float))  # fmt: skip
-    worse = judge.Scores(loss=np.full(n, 1.1), reciprocal=np.full(n, 0.5), recalled=np.ones(n),
-                         confidence=good.confidence, right=good.right)  # fmt: skip
-    unknown = judge.Scores(loss=np.ones(n), reciprocal=np.full(n, np.nan), recalled=np.full(n, np.nan),
-                           confidence=good.confidence, right=good.right)  # fmt: skip
+    session, half = np.arange(n), np.full(n, 0.5)
+    rest = dict.fromkeys(("category_loss", "category_right", "category_recalled"), half)
+    right = (np.arange(n) % 2).astype(float)
+
+    def arm(loss: float, reciprocal: float) -> judge.Scores:
+        filled = (np.full(n, loss), np.full(n, reciprocal), np.full(n, reciprocal), half, right)
+        return judge.Scores(**dict(zip(judge.Scores.__struct_fields__, filled, strict=False)), **rest)
+
+    good, worse, unknown = arm(1.0, 0.5), arm(1.1, 0.5), arm(1.0, np.nan)
     assert judge.refresh_gate(good, good, session)[0]
     assert "log loss" in judge.refresh_gate(worse, good, session)[1]
     assert not judge.refresh_gate(unknown, unknown, session)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from scipy import optimize
 
 from featurestore.events import TYPES, Row
 from trainer import memory
+from trainer.neighbours import Ints
 
 Floats = NDArray[np.float64]
 FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")
@@ -29,6 +30,9 @@ class Case:
     candidates: Floats
     session: Floats
     target: int = -2  # a candidate's place; −1: nothing more; −2: an item that is no candidate
+    shelves: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # [n] the word of each candidate's category
+    shelf: int = -1  # of what came, −1: it has none or nothing came
+    slices: tuple[str, ...] = ()  # what kind of case it is
 
 
 def features(evidence: Floats, same_category: Any, cosines: Any, network: Any) -> Floats:
@@ -93,6 +97,16 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
 
     found = optimize.minimize_scalar(loss, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 0.01})
     return msgspec.structs.replace(_likeliest(cases, start, made), temperature=math.exp(found.x))
+
+
+def by_category(shelves: Ints, each: Floats, none: float) -> tuple[Ints, Floats]:
+    """Categories, and that the next item is of them; one that is no candidate is taken to be of a kind with those."""
+    known, place = np.unique(shelves, return_inverse=True)
+    shares = np.bincount(place, each, len(known)).astype(np.float64)
+    if len(shares):
+        shares *= (1 - none) / shares.sum()
+    told = known >= 0
+    return known[told], shares[told]
 
 
 def surprise(arm: Blend, case: Case) -> float:

@@ -21,6 +21,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     recalled: Floats
     confidence: Floats  # of the first item
     right: Floats
+    category_loss: Floats  # of the next item's category, given that something comes
+    category_right: Floats
+    category_recalled: Floats  # among the first five
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):

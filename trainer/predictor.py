@@ -107,13 +107,15 @@ class Predictor:
         found, evidence = remembered.evidence(rows, at_ms, self.items.words[_largest(logits, PROPOSED)])
         columns = self.items.columns(found)
         last = next((r.event.category for r in reversed(rows) if r.event.category), None)
+        shelves = remembered.category[found]
         candidates = blend.features(
             evidence,
-            remembered.category[found] == words.get(f"c:{last}", -2),
+            shelves == words.get(f"c:{last}", -2),
             self._cosines(rows, columns),
             logits[columns] - _log_sum(logits),
         )
-        return found, blend.Case(candidates=candidates, session=blend.session_features(rows, at_ms))
+        own_features = blend.session_features(rows, at_ms)
+        return found, blend.Case(candidates=candidates, session=own_features, shelves=shelves)
 
     def _cosines(self, rows: list[Row], columns: Ints) -> texts.Vectors:
         about = self.texts.vectors([texts.row_text(row) for row in rows[-RECENT:]])
@@ -132,22 +134,13 @@ class Predictor:
         reason: Literal["model", "fallback"],
     ) -> Interest:  # fmt: skip
         names = self.memory.names
-        shelves, shares = self.by_category(found, each, none)
+        shelves, shares = blend.by_category(self.memory.category[found], each, none)
         return Interest(
             session.user_id, session.session_id,
             [(names[found[k]], float(each[k])) for k in _ranked(each, ITEMS)],
             [(names[shelves[k]][2:], float(shares[k])) for k in _ranked(shares, CATEGORIES)],
             none, buys, reason, self.version,
         )  # fmt: skip
-
-    def by_category(self, found: Ints, each: Any, none: float) -> tuple[Ints, Any]:
-        """Of the next item's category; an item that is no candidate is taken to be of a kind with those that are."""
-        shelves, place = np.unique(self.memory.category[found], return_inverse=True)
-        shares = np.bincount(place, each, len(shelves))
-        if len(shares):
-            shares *= (1 - none) / shares.sum()
-        told = shelves >= 0
-        return shelves[told], shares[told]
 
     def save(self, directory: Path) -> None:
         """Write the version's files into an empty directory: tensors as safetensors, the rest as JSON."""

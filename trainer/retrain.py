@@ -23,6 +23,8 @@ from trainer.texts import Texts, row_text
 
 Cuts = window.Ints  # numbers of cuts
 PURCHASE_CUTS = 20_000
+UNKNOWN = -2  # the category of an item that no row had before
+SLICES = ("cold item", "category switch", "first row")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ def run(
     judged = {
         name: scores(arm.trained.blend, [cases[name][i] for i in held]) for name, arm in arms.items() if arm.trained
     }
-    metrics = {name: summary(s, session) for name, s in judged.items()}
+    metrics = {name: summary(s, [cases[name][i] for i in held], session) for name, s in judged.items()}
     accepted, reason = True, "the first champion needs no gate"
     bounds: dict[str, judge.Bound] = {}
     if "champion" in judged:
@@ -228,7 +230,7 @@ def replay(
         for name, arm in asked.items():
             said, headings = heading[name]
             found, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
-            cases[name][i] = dataclasses.replace(case, target=target_of(past, found, rows, int(made.next_row[i])))
+            cases[name][i] = answered(past, found, case, sessions[i], rows, int(made.next_row[i]))
     past.note(rows)
     return cases
 
@@ -244,19 +246,30 @@ def known_order(rows: list[Row]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (known_ms[i], i))
 
 
-def target_of(past: memory.Memory, found: Ints, rows: list[Row], next_row: int) -> int:
-    """Which candidate came: −1 nothing more, −2 an item that is none of them."""
+def answered(
+    past: memory.Memory, found: Ints, case: blend.Case, session: list[Row], rows: list[Row], next_row: int
+) -> blend.Case:
+    """The case with what came: the item, its category, and the slices that it counts for."""
+    slices: tuple[str, ...] = ("first row",) if len(session) == 1 else ()
     if next_row < 0:
-        return -1
-    here = np.flatnonzero(found == past.words.get(str(rows[next_row].event.item_id), -1))
-    return int(here[0]) if len(here) else -2
+        return dataclasses.replace(case, target=-1, slices=slices)
+    event = rows[next_row].event
+    word = past.words.get(str(event.item_id), -1)
+    here = np.flatnonzero(found == word)
+    before = next((r.event.category for r in reversed(session) if r.event.category), None)
+    if word < 0 or not past.popular[word]:
+        slices += ("cold item",)
+    if event.category and before and event.category != before:
+        slices += ("category switch",)
+    shelf = past.words.get(f"c:{event.category}", UNKNOWN) if event.category else -1
+    return dataclasses.replace(case, target=int(here[0]) if len(here) else -2, shelf=shelf, slices=slices)
 
 
 def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:
     """One arm on the held-out cases; an item that is no candidate has rank infinity, ties get the middle rank."""
-    out = np.full((5, len(cases)), np.nan)
+    out = np.full((8, len(cases)), np.nan)
     for j, case in enumerate(cases):
-        each, _, _ = arm.probabilities(case)
+        each, none, _ = arm.probabilities(case)
         target = case.target
         out[0, j] = blend.surprise(arm, case)
         if target != -1:
@@ -264,19 +277,35 @@ def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:
             out[1, j], out[2, j] = (1 / rank, 1.0) if rank <= 20 else (0.0, 0.0)
         best = int(each.argmax()) if len(each) else -1
         out[3, j], out[4, j] = (each[best], float(best == target)) if best >= 0 else (0.0, 0.0)
+        if case.shelf != -1:
+            shelves, shares = blend.by_category(case.shelves, each, none)
+            share = shares[shelves == case.shelf].sum() / max(1 - none, 1e-9)
+            above = (shares > shares[shelves == case.shelf].sum()).sum() if share else np.inf
+            out[5:, j] = -np.log(max(share, 1e-4)), float(above < 1), float(above < 5)
     if not np.isfinite(out[0]).all():
         raise FloatingPointError("a score is not finite: the candidate is broken")
-    return judge.Scores(loss=out[0], reciprocal=out[1], recalled=out[2], confidence=out[3], right=out[4])
+    return judge.Scores(**dict(zip(judge.Scores.__struct_fields__, out, strict=True)))
 
 
-def summary(arm: judge.Scores, session: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Log loss, MRR@20 and R@20 with intervals, and the calibration error."""
-    return {
+def summary(arm: judge.Scores, cases: list[blend.Case], session: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Log loss, MRR@20 and R@20 with intervals, the calibration error, the category, and the same by slice."""
+    made: dict[str, Any] = {
         "log_loss": judge.interval(arm.loss, session),
         "mrr20": judge.interval(arm.reciprocal, session),
         "recall20": judge.interval(arm.recalled, session),
         "ece": judge.ece(arm.confidence, arm.right),
+        "category_log_loss": judge.interval(arm.category_loss, session),
+        "category_recall1": judge.interval(arm.category_right, session),
+        "category_recall5": judge.interval(arm.category_recalled, session),
     }
+    for name in SLICES:
+        here = np.array([name in case.slices for case in cases], np.bool_)
+        made[name] = {
+            "log_loss": judge.interval(arm.loss[here], session[here]),
+            "recall20": judge.interval(arm.recalled[here], session[here]),
+            "category_recall5": judge.interval(arm.category_recalled[here], session[here]),
+        }
+    return made
 
 
 def rows_of(made: window.Examples) -> list[Row]:
