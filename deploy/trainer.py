@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -25,13 +24,17 @@ from deploy import logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
-from trainer import cadence, network, predictor, registry, retrain, texts, tuning
+from trainer import cadence, registry, texts, tuning
 
 log = structlog.get_logger()
 
 TICK_S = 1.0
-LIMIT_S = 600.0  # of one retrain, what a tuning takes for itself apart
+LIMIT_S = 1_800.0  # of one retrain at the lowest priority beside other work, what a tuning takes for itself apart
 COMPACT_AFTER_MS = 600_000
+
+
+Kind = Literal["refresh", "tune"]
+Verdict = dict[str, Any]  # a trainer.retrain.Verdict as plain values: its module stays outside this process
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +48,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     policy: window.WindowPolicy
     forgotten: frozenset[str]
     logs: str
-    recipe: retrain.Recipe
+    kind: Kind
+    tune: tuning.TuneSettings
+    epochs: int
 
 
 def work(job: Job, answer: Any) -> None:
@@ -54,48 +59,9 @@ def work(job: Job, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     logs.configure(job.logs)
-    answer.send_bytes(msgspec.json.encode(judged(job)))
+    from deploy import retraining  # with it torch and half a gigabyte: in this process only
 
-
-def judged(job: Job) -> retrain.Verdict:
-    """The verdict of one retrain; where the champion is gone, broken or of another nextclick, it starts without."""
-    try:
-        return _judged(job)
-    except Exception as error:
-        if job.champion is None or _loads(job):
-            raise
-        log.warning("The champion cannot be built on; one is trained without it.", champion=job.champion,
-                    error=str(error))  # fmt: skip
-        return _judged(msgspec.structs.replace(job, champion=None, since={}))
-
-
-def _judged(job: Job) -> retrain.Verdict:
-    the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
-    since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
-    champion = out.verify(job.champion) if job.champion else None
-    return retrain.run(
-        the_lake.cover(forgotten=job.forgotten),
-        champion,
-        job.recipe,
-        msgspec.structs.replace(job.policy, since=since),
-        int(time.time() * 1000),
-        texts=_texts(job, champion),
-        out=out,
-    )
-
-
-def _loads(job: Job) -> bool:
-    try:
-        path = registry.Registry(Path(job.shared)).verify(str(job.champion))
-        predictor.Predictor.load(path, _texts(job, path))
-    except Exception:
-        return False
-    return True
-
-
-def _texts(job: Job, champion: Path | None) -> texts.Texts:
-    encoder = texts.encoder_of(champion, Path(job.shared), job.encoder)
-    return texts.Texts(encoder, Path(job.shared), f"{job.name}-trainer")
+    answer.send_bytes(msgspec.json.encode(retraining.judged(job)))
 
 
 def end_with_parent() -> None:
@@ -184,7 +150,7 @@ class Trainer:
                 if state.asked is not None:
                     self.answered.add(state.asked.id)
                 verdict = self.lead_one(settings, decision.kind, decision.reason)
-                if decision.kind == "tune" and (verdict is None or (verdict.metrics and not verdict.accepted)):
+                if decision.kind == "tune" and (verdict is None or (verdict["metrics"] and not verdict["accepted"])):
                     self.tuned(now_ms)  # the same labels may still be worth a refresh
                     self.lead_one(settings, "refresh", "the tuned one did not pass")
         except StoodDown:
@@ -195,18 +161,14 @@ class Trainer:
         finally:
             self.busy.release()
 
-    def lead_one(self, settings: dials.Settings, kind: Literal["refresh", "tune"], why: str) -> retrain.Verdict | None:
+    def lead_one(self, settings: dials.Settings, kind: Kind, why: str) -> Verdict | None:
         """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
         state = self.following.state
         job = Job(
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
             since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
             logs=settings["logs"],
-            recipe=retrain.Recipe(
-                kind=kind,
-                tune=tuning.TuneSettings(budget_ms=settings["tune.budget"]),
-                network=network.NetworkSettings(epochs=settings["epochs"]),
-            ),
+            kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"]), epochs=settings["epochs"],
         )  # fmt: skip
         begun = {"kind": kind, "why": why, "champion": state.champion}
         begun |= {"asked": state.asked.id} if state.asked is not None else {}
@@ -218,15 +180,15 @@ class Trainer:
             log.error("A retrain came to no verdict; the champion goes on.", why=verdict)
             self.writer.append("retrain.failed", {"kind": kind, "why": why, "reason": verdict}, by=settings.worker)
             return None
-        if verdict.version is not None:
-            self.writer.append("version.published", {"version": verdict.version}, by=settings.worker)
-            changed = {"version": verdict.version, "predecessor": job.champion}
+        if verdict["version"] is not None:
+            self.writer.append("version.published", {"version": verdict["version"]}, by=settings.worker)
+            changed = {"version": verdict["version"], "predecessor": job.champion}
             self.writer.append("champion.changed", changed, by=settings.worker)
-        said = msgspec.to_builtins(verdict) | {"why": why}
+        said = verdict | {"why": why}
         self.writer.append("retrain.judged", said | {"dials": self.own_dials()}, by=settings.worker)
-        if verdict.metrics and not verdict.accepted:  # the report of a candidate that leaves no version behind
+        if verdict["metrics"] and not verdict["accepted"]:  # the report of a candidate that leaves no version behind
             self.writer.append("retrain.rejected", said, by=settings.worker)
-        log.info("Judged.", accepted=verdict.accepted, reason=verdict.reason, version=verdict.version, n=verdict.n)
+        log.info("Judged.", **{name: verdict[name] for name in ("kind", "accepted", "reason", "version", "n")})
         self.upkeep(settings)
         return verdict
 
@@ -237,9 +199,9 @@ class Trainer:
         except (registry.UnknownVersion, OSError, KeyError, msgspec.MsgspecError):
             return {}
 
-    def _in_a_process(self, job: Job) -> retrain.Verdict | str:
+    def _in_a_process(self, job: Job) -> Verdict | str:
         """The verdict, or why there is none."""
-        within_s = limit_s(job.recipe.kind, job.recipe.tune.budget_ms)
+        within_s = limit_s(job.kind, job.tune.budget_ms)
         mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
         process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
         process.start()
@@ -249,7 +211,7 @@ class Trainer:
         theirs.close()
         try:
             if mine.poll(within_s):
-                return msgspec.json.decode(mine.recv_bytes(), type=retrain.Verdict)
+                return msgspec.json.decode(mine.recv_bytes(), type=Verdict)
             return f"it took longer than {within_s:.0f} s and was stopped"
         except EOFError:
             process.join()

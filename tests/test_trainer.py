@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from deploy import history, trainer
+from deploy import history, retraining, trainer
 from deploy.demo import shop
 from deploy.settings import Settings
 from streams import control
@@ -44,9 +46,10 @@ class Trainer(trainer.Trainer):
         self.leading.set()
         self.answers, self.jobs = list(answers), list[trainer.Job]()
 
-    def _in_a_process(self, job: trainer.Job) -> retrain.Verdict | str:
+    def _in_a_process(self, job: trainer.Job) -> trainer.Verdict | str:
         self.jobs.append(job)
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        return answer if isinstance(answer, str) else dict(msgspec.to_builtins(answer))
 
 
 FEW = retrain.Verdict(kind="refresh", accepted=False, reason="too few labels")
@@ -88,7 +91,7 @@ def test_tuning_is_switched_while_it_runs(
     log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
     log.append("cadence.set", {"tune": mode}, by="ann")
     leader.tick()
-    assert [j.recipe.kind for j in leader.jobs] == kinds
+    assert [j.kind for j in leader.jobs] == kinds
 
 
 def test_a_tuning_is_remembered_however_many_refreshes_followed(log: Log, tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_too_few_labels_are_no_tuning(log: Log, tmp_path: Path, monkeypatch: pyt
     log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
     leader.last_start_ms = 0
     leader.tick()
-    assert [j.recipe.kind for j in leader.jobs] == ["tune"]
+    assert [j.kind for j in leader.jobs] == ["tune"]
     assert leader.last_tune_ms is None
 
 
@@ -162,7 +165,7 @@ def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> 
     leader = Trainer(tmp_path, log, msgspec.structs.replace(FEW, accepted=True, version="v000001-abcdef"))
     answer = leader._in_a_process
 
-    def lose_it(job: trainer.Job) -> retrain.Verdict | str:
+    def lose_it(job: trainer.Job) -> trainer.Verdict | str:
         leader.stand_by()
         return answer(job)
 
@@ -189,8 +192,15 @@ def test_a_champion_that_cannot_be_built_on_is_succeeded(log: Log, tmp_path: Pat
     if how == "broken":
         (leader.registry.path(old) / "config.json").write_text("")
     log.append("champion.changed", {"version": old, "predecessor": None}, by="t0")
-    leader._in_a_process = trainer.judged  # type: ignore[method-assign]
+    leader._in_a_process = lambda job: msgspec.to_builtins(retraining.judged(job))  # type: ignore[method-assign]
     leader.tick()
     version = log.state.verdicts[-1]["version"]
     leader.registry.verify(version)
     assert (log.state.champion, log.state.predecessor) == (version, old)
+
+
+def test_the_process_that_waits_is_light() -> None:
+    """Torch, scipy and numba are loaded by a retrain's own process only."""
+    code = "import sys, deploy.trainer; print(sorted({'torch', 'scipy', 'numba', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
