@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from featurestore import lake, sessions, window
+from featurestore import disk, lake, sessions, window
 from featurestore.events import Event, Origin, Row
 from trainer import blend, cadence, heads, judge, memory, registry, retrain, texts
 from trainer.network import NetworkSettings
@@ -206,8 +206,8 @@ def test_nothing_is_swept_where_a_version_does_not_tell_its_encoder(tmp_path: Pa
 def test_a_version_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file and the folder are synced, then the name appears, then the folder above is synced."""
     steps: list[str] = []
-    sync = registry._sync
-    monkeypatch.setattr(registry, "_sync", lambda p: steps.append(p.name) or sync(p))
+    sync = disk.sync
+    monkeypatch.setattr(disk, "sync", lambda p: steps.append(p.name) or sync(p))
     version = publish(registry.Registry(tmp_path), "e")
     assert set(steps[:-2]) == {"config.json", "meta.json", "README.md", "digest"}
     assert steps[-2].endswith(".tmp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import uuid
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from featurestore import disk
 
 NAME = re.compile(r"v\d{6}-[0-9a-f]{6}")
 DIGEST = "digest"
@@ -133,9 +134,9 @@ def card(meta: dict[str, Any]) -> str:
 def settle(temporary: Path, path: Path) -> None:
     """Give a finished folder its name once all of it is on the disk: after a power cut it is whole or not there."""
     for inner in [*temporary.rglob("*"), temporary]:
-        _sync(inner)
+        disk.sync(inner)
     temporary.rename(path)
-    _sync(path.parent)
+    disk.sync(path.parent)
 
 
 def _remove(path: Path) -> None:
@@ -143,11 +144,3 @@ def _remove(path: Path) -> None:
     hidden = path.with_name(f".{uuid.uuid4().hex}.gone")
     path.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,130 @@
+"""A cover: segments that together yield every row of the lake once, however they overlap."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from featurestore import events, segments, sessions
+from featurestore.events import COLUMNS, Row
+from featurestore.segments import HISTORY, LakeProgress, PartitionKey, Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """Segments that together hold every row once, how far they reach, and what is missing."""
+
+    segments: tuple[Segment, ...] = ()
+    end: dict[PartitionKey, int] = field(default_factory=dict)  # the next offset
+    progress: dict[PartitionKey, LakeProgress] = field(default_factory=dict)
+    gaps: tuple[str, ...] = ()
+    forgotten: frozenset[str] = frozenset()
+
+    def relation(self, columns: Sequence[str] = (), *, key: PartitionKey | None = None, where: str = "") -> str:
+        """SQL that yields every row once, in no order; `columns` default to all of `COLUMNS`."""
+        names = ", ".join(f'"{c}"' for c in columns or [name for name, _ in COLUMNS])
+        chosen = [s for s in self.segments if key is None or s.key == key]
+        plain = [s.path for s in chosen if s.above < s.first]
+        cut = {s.path: s.above for s in chosen if s.above >= s.first}
+        parts = []
+        if plain:
+            parts.append(f"SELECT * FROM read_parquet({paths(plain)}, hive_partitioning=false)")
+        if cut:  # one scan for all of them, each file with its own limit
+            limits = ", ".join(f"({text(str(path))}, {above})" for path, above in cut.items())
+            parts.append(
+                "SELECT r.* EXCLUDE (filename) "
+                f"FROM read_parquet({paths(cut)}, hive_partitioning=false, filename=true) r "
+                f'JOIN (VALUES {limits}) AS v(path, above) ON r.filename = v.path WHERE r."offset" > v.above'
+            )
+        if not parts:
+            nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in COLUMNS)
+            parts.append(f"SELECT {nothing} WHERE false")
+        conditions = [where] if where else []
+        if self.forgotten:
+            conditions.append(f"user_id NOT IN ({', '.join(text(u) for u in sorted(self.forgotten))})")
+        clause = f" WHERE {' AND '.join(f'({c})' for c in conditions)}" if conditions else ""
+        return f"SELECT {names} FROM ({' UNION ALL '.join(parts)}){clause}"
+
+    def rows(self, key: PartitionKey | None = None, where: str = "") -> list[Row]:
+        """Rows (of one partition), history first, then by topic and offset."""
+        order = f'topic <> {text(HISTORY)}, topic, "partition", "offset", n'
+        with connection() as con:
+            records = con.execute(f"{self.relation(key=key, where=where)} ORDER BY {order}").fetchall()
+        return [events.from_record(r) for r in records]
+
+    def restorable(self, key: PartitionKey, since_ms: int, open_ms: int) -> list[Row]:
+        """What a new owner needs: rows from `since_ms` on and whole sessions with one from `open_ms` on, in order.
+
+        Reads all that came after the first of them, and further back only where such a session goes back further.
+        """
+        relation = self.relation(["offset"], key=key, where=f"ts_ms >= {min(since_ms, open_ms)}")
+        with connection() as con:
+            offset = con.execute(f'SELECT min("offset") FROM ({relation})').fetchall()[0][0]
+        if offset is None:
+            return []
+        recent = self.rows(key, f'"offset" >= {offset}')
+        users = sessions.cut(recent, open_ms)
+        if not users:
+            return recent
+        named = ", ".join(text(user) for user in sorted(users))
+        found = {(row.origin.offset, row.origin.n): row for row in recent}
+        for row in sessions.whole(self.rows(key, f"user_id IN ({named})"), open_ms):
+            found[row.origin.offset, row.origin.n] = row
+        return [row for _, row in sorted(found.items())]
+
+
+def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str]]:
+    """The cover of one partition: sorted by (first, −last), each read above what is covered before it."""
+    chosen: list[Segment] = []
+    holes: list[str] = []
+    covered = above
+    for s in sorted(listed, key=segments.rank):
+        if s.last <= covered:
+            continue
+        if s.first > covered + 1:
+            if chosen:
+                holes.append(f"ends at offset {covered + 1}, the next segment begins at {s.first}")
+                break
+            if above >= 0:
+                holes.append(f"offsets {covered + 1} to {s.first - 1} are asked for, the lake begins at {s.first}")
+        limit = max(covered, s.first - 1)
+        chosen.append(replace(s, above=limit))
+        covered = s.last
+    return chosen, holes
+
+
+def believed(told: LakeProgress | None, chosen: list[Segment], reached: int) -> LakeProgress | None:
+    """The progress that fits where the cover ends: never of rows that the cover does not hold."""
+    if told is not None and (told.next == reached or not chosen):
+        return told
+    for segment in reversed(chosen):
+        noted = segments.footer(segment.path)
+        if noted is not None and noted.next <= reached:
+            raised = told.raised_ms if told is not None and told.next <= reached else 0
+            return msgspec.structs.replace(noted, raised_ms=max(noted.raised_ms, raised))
+    return told if told is not None and told.next <= reached else None
+
+
+def text(value: str) -> str:
+    """A value as SQL writes it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def paths(files: Iterable[Path]) -> str:
+    """Files as `read_parquet` takes them."""
+    return f"[{', '.join(text(str(p)) for p in files)}]"
+
+
+@contextlib.contextmanager
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory, on one thread."""
+    con = duckdb.connect(config={"threads": 1})
+    try:
+        yield con
+    finally:
+        con.close()

@@ -1,0 +1,183 @@
+"""Segments: the lake's immutable Parquet files, each named by the offsets that were read for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+
+from featurestore import disk
+from featurestore.events import COLUMNS
+
+HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
+HISTORY_PARTITIONS = 8
+
+_NAME = re.compile(r"(\d+)-(\d+)(?:\.g(\d+))?\.parquet")
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "VARCHAR[]": pa.list_(pa.string()),
+}
+SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in COLUMNS])
+_log = structlog.get_logger(__name__)
+
+
+class PartitionKey(NamedTuple):
+    """A partition of one log: the topic carries the log's id, `<topic>@<log id>`."""
+
+    topic: str
+    partition: int
+
+
+class LakeProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a partition got: the offset all numbers speak of, the watermark and the counts up to it."""
+
+    next: int
+    watermark_ms: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    raised_ms: int = 0  # watermark raised by silence: it matures labels, no row carried it
+
+    @property
+    def mature_ms(self) -> int:
+        """The instant up to which nothing more is expected of this partition."""
+        return max(self.watermark_ms, self.raised_ms)
+
+
+class UnreadableSegment(OSError):
+    """The segment just written does not read back: the disk is full or failing. Nothing was dropped; free it, retry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One file of a cover, from which rows with an offset above `above` are read."""
+
+    path: Path
+    key: PartitionKey
+    first: int
+    last: int  # inclusive read positions, holes included
+    above: int
+    generation: int = 0
+
+
+def place(folder: Path, key: PartitionKey, first: int, last: int, generation: int = 0) -> Segment:
+    """Where the segment of the read positions `first` to `last` lies; a higher generation replaces a lower one."""
+    suffix = f".g{generation}" if generation else ""
+    path = folder / f"{first}-{last}{suffix}.parquet"
+    return Segment(path=path, key=key, first=first, last=last, above=first - 1, generation=generation)
+
+
+def write(segment: Segment, table: pa.Table, progress: LakeProgress | None, writer: str) -> None:
+    """Writes, syncs, renames, syncs the folder and reads the footer back."""
+    table = table.select(SCHEMA.names).cast(SCHEMA)
+    _within(segment, table)
+    path = segment.path
+    temporary = path.parent / f".{path.name}.{writer}.{os.getpid()}.tmp"
+    said = {b"nextclick.format": b"1"}
+    if progress is not None:
+        said[b"nextclick.progress"] = msgspec.json.encode(progress)
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table.replace_schema_metadata(said), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    disk.sync(path.parent)
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UnreadableSegment(f"{path}: {error}") from error
+    if rows != table.num_rows:
+        raise UnreadableSegment(f"{path}: {rows} rows, not {table.num_rows}")
+
+
+def listed(folder: Path, key: PartitionKey) -> list[Segment]:
+    """The sound segments of a partition; others are named and left alone."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(".") or entry.name == "progress.json":
+                continue
+            named = _NAME.fullmatch(entry.name)
+            if named is None or int(named[1]) > int(named[2]):
+                _log.warning("A file in the lake is none of its own and is ignored.", path=entry.path)
+            elif not _sound(Path(entry.path)):
+                _log.warning("A segment of the lake is incomplete and is ignored.", path=entry.path)
+            else:
+                found.append(place(folder, key, int(named[1]), int(named[2]), int(named[3] or 0)))
+    return found
+
+
+def rank(segment: Segment) -> tuple[int, int, int]:
+    """The order in which a cover takes segments: those that begin first, of them the widest, of them the newest."""
+    return segment.first, -segment.last, -segment.generation
+
+
+def footer(path: Path) -> LakeProgress | None:
+    """The progress that was noted when a segment was written."""
+    try:
+        said = (pq.read_metadata(path).metadata or {}).get(b"nextclick.progress")
+        return None if said is None else msgspec.json.decode(said, type=LakeProgress)
+    except (OSError, pa.ArrowInvalid, msgspec.MsgspecError):
+        return None
+
+
+def newest_ms(path: Path) -> int:
+    """The latest event time in a segment, by its statistics."""
+    metadata = pq.read_metadata(path)
+    column = SCHEMA.get_field_index("ts_ms")
+    groups = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
+    return max((int(s.max) for s in groups if s is not None and s.has_min_max), default=0)
+
+
+def age_ms(path: Path, now_ms: int) -> float:
+    """How long ago a file was written, on the wall clock; -1 where it is gone."""
+    try:
+        return now_ms - path.stat().st_mtime_ns / 1e6
+    except FileNotFoundError:
+        return -1.0
+
+
+def history_key(user_id: str) -> PartitionKey:
+    """Where a user's history lies.
+
+    >>> history_key("u1").topic
+    '~history'
+    """
+    return PartitionKey(HISTORY, zlib.crc32(user_id.encode()) % HISTORY_PARTITIONS)
+
+
+def _within(segment: Segment, table: pa.Table) -> None:
+    offsets = table.column("offset").to_numpy()
+    if len(offsets) and (offsets.min() < segment.first or offsets.max() > segment.last):
+        raise ValueError(
+            f"rows {offsets.min()}-{offsets.max()} of {segment.key} do not lie in the segment "
+            f"{segment.first}-{segment.last}"
+        )
+
+
+def _sound(path: Path) -> bool:
+    """Whether a file ends as a Parquet file does; its footer is read by whoever reads it."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PAR1" or file.seek(0, os.SEEK_END) < 12:
+                return False
+            file.seek(-4, os.SEEK_END)
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
