@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import hashlib
 import itertools
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +17,13 @@ from typing import Any, Protocol
 import msgspec
 import orjson
 
+from featurestore.events import Event
+from streams import codec
+from streams.dialects import files
+
 LINE_BYTES = 2 * 1024 * 1024  # no topic takes a longer one
+ARRAY = 50  # events of one line that go into one message, which must stay below the topic's limit
+OURS = frozenset({"type", "user_id", "ts"})
 PROBED = 100  # lines of which one must be JSON
 
 
@@ -66,9 +74,29 @@ class Producer(Protocol):
         """Flush and part."""
 
 
-def lines(file: Path) -> Iterator[Line]:
-    """The lines of a .jsonl or .jsonl.gz file; an event without event_id gets one that is the same at every replay."""
-    wanted = "give a .jsonl or .jsonl.gz file of one event a line"
+def lines(file: Path, dialect: str | None = None) -> Iterator[Line]:
+    """The lines of a file of events; one without an id gets one that is the same at every replay.
+
+    Lines of other dialects, CSV files too, become events of our own; `dialect` names theirs where their shape does not.
+    """
+    for number, value in values(file, dialect):
+        yield from _lines(number, value, dialect)
+
+
+def values(file: Path, dialect: str | None = None) -> Iterator[tuple[int, bytes]]:
+    """A file's lines as messages, with their places: those of a CSV file as JSON objects, without its header."""
+    source = raw_lines(file)
+    for number, first in source:
+        read = files.reader(first, dialect)
+        for place, raw in itertools.chain([(number, first)], source):
+            if (value := raw if read is None else read(raw)) is not None:
+                yield place, value
+
+
+def raw_lines(
+    file: Path, wanted: str = "give a file of one event a line, packed with gzip or not"
+) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank with their places; `-` is stdin. Raises `UnreadableFile`."""
     try:
         with _open(file) as source:
             for number, raw in enumerate(iter(lambda: source.readline(LINE_BYTES + 1), b"")):
@@ -76,15 +104,15 @@ def lines(file: Path) -> Iterator[Line]:
                     raise UnreadableFile(
                         f"{file} cannot be read (line {number + 1} is over {LINE_BYTES:,} bytes): {wanted}"
                     )
-                if raw := raw.strip():
-                    yield _line(number, raw)
+                if raw.strip():
+                    yield number, raw.rstrip(b"\r\n") if b"\t" in raw else raw.strip()
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableFile(f"{file} cannot be read ({error}): {wanted}") from error
 
 
-def opened(file: Path) -> Iterator[Line]:
+def opened(file: Path, dialect: str | None = None) -> Iterator[Line]:
     """The same lines, once the first ones are known to be JSON: said before anything is started for them."""
-    source = lines(file)
+    source = lines(file, dialect)
     first = list(itertools.islice(source, PROBED))
     if not any(line.readable for line in first):
         why = "none of its first lines is JSON" if first else "it is empty"
@@ -93,25 +121,61 @@ def opened(file: Path) -> Iterator[Line]:
 
 
 def _open(file: Path) -> Any:
+    if str(file) == "-":
+        stdin: Any = sys.stdin.buffer
+        return gzip.open(stdin, "rb") if stdin.peek(2)[:2] == b"\x1f\x8b" else contextlib.nullcontext(stdin)
     with file.open("rb") as probe:
         packed = probe.read(2) == b"\x1f\x8b"
     return gzip.open(file, "rb") if packed else file.open("rb")
 
 
-def _line(number: int, raw: bytes) -> Line:
+def _lines(number: int, raw: bytes, dialect: str | None) -> Iterator[Line]:
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return Line(None, raw, None, 1, readable=False)  # the dead-letter topic says what is wrong with it
+        fields = None
+    if dialect is None and _is_ours(fields):
+        yield _line(number, raw, fields)
+        return
+    try:
+        message = codec.read(raw, record_ms=round(time.time() * 1000), dialect=dialect, line=number)
+    except codec.BadEvent:
+        message = codec.Message("nextclick", [], [])  # the dead-letter topic says what is wrong with it
+    if message.dialect == "nextclick":
+        yield _line(number, raw, fields)
+    else:
+        yield from _translated(raw, message)
+
+
+def _is_ours(fields: Any) -> bool:
+    some = fields[:1] if isinstance(fields, list) else [fields]
+    return all(isinstance(event, dict) and event.keys() >= OURS for event in some)
+
+
+def _line(number: int, raw: bytes, fields: Any) -> Line:
     if isinstance(fields, list):
         users = {_key(e.get("user_id")) for e in fields if isinstance(e, dict)}
         return Line(users.pop() if len(users) == 1 else None, raw, None, len(fields))
     if not isinstance(fields, dict):
-        return Line(None, raw, None, 1, readable=False)
+        return Line(None, raw, None, 1, readable=False)  # the dead-letter topic says what is wrong with it
     if "event_id" not in fields and "user_id" in fields:
         digest = hashlib.blake2b(b"%d|" % number + raw, digest_size=12).hexdigest()
         fields, raw = fields | {"event_id": digest}, orjson.dumps({"event_id": digest, **fields})
     return Line(_key(fields.get("user_id")), raw, _instant(fields.get("ts")), 1)
+
+
+def _translated(raw: bytes, message: codec.Message) -> Iterator[Line]:
+    """One message a user; a line that is bad in part, or holds nothing, goes out as it is: the worker says why."""
+    events = [element for element in message.elements if isinstance(element, Event)]
+    users = list(dict.fromkeys(event.user_id for event in events))
+    if not events or len(events) < len(message.elements):
+        key = users[0].encode() if len(users) == 1 else None
+        yield Line(key, raw, events[0].ts_ms if events else None, len(message.elements))
+        return
+    for user in users:
+        own = [event for event in events if event.user_id == user]
+        for some in (own[n : n + ARRAY] for n in range(0, len(own), ARRAY)):
+            yield Line(user.encode(), b"[" + b",".join(map(codec.encode_event, some)) + b"]", some[0].ts_ms, len(some))
 
 
 def _key(user: Any) -> bytes | None:

@@ -139,6 +139,10 @@ def _topics(text: str) -> tuple[str, ...]:
     return tuple(_topic(t.strip()) for t in text.split(","))
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
         raise ValueError("write a name of letters, digits, dots, underscores and dashes: it names a file")
@@ -212,6 +216,7 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="models.keep", default="50", parse=_count, help="how many versions are kept beside the pinned"),
     Dial(name="kafka", default="127.0.0.1:9092", parse=_brokers, help="the brokers, HOST:PORT"),
     Dial(name="topics.events", default="clickstream.events", parse=_topics, help="event topics, comma separated"),
+    Dial(name="personal.keep", default="", parse=_words, help="fields of other systems' events kept though personal"),
     Dial(name="topics.items", default="clickstream.items", parse=_topic, help="item texts"),
     Dial(name="topics.dead_letters", default="clickstream.dead-letters", parse=_topic, help="what could not be read"),
     Dial(name="topics.predictions", default="interest.predictions", parse=_topic, help="the predictions"),

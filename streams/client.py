@@ -107,7 +107,10 @@ def _checked(event: Event | Mapping[str, Any]) -> tuple[Event, bytes]:
         value = codec.encode_event(event) if isinstance(event, Event) else orjson.dumps(dict(event))
     except orjson.JSONEncodeError as error:
         raise codec.BadEvent("schema", f"the event cannot be written as JSON: {error}") from error
-    checked = codec.decode(value)[0]
+    held = codec.decode(value)
+    if not held:
+        raise codec.BadEvent("schema", "the event is another dialect's and tells of no act: there is nothing to send")
+    checked = held[0]
     assert isinstance(checked, Event)
     return checked, value
 

@@ -8,7 +8,7 @@ import traceback
 import click
 import typer
 
-from deploy.cli import bench, cadence, config, erasure, feed, models, processes, store
+from deploy.cli import bench, cadence, check, config, erasure, feed, models, processes, store
 
 # Errors whose message is meant for people, by name: their modules stay unimported until a command needs them.
 EXPECTED = frozenset({
@@ -31,7 +31,7 @@ app.add_typer(store.app, name="store")
 app.add_typer(bench.app, name="bench")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
-    erasure.forget,
+    erasure.forget, check.check,
 ):  # fmt: skip
     app.command()(command)
 

@@ -10,11 +10,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from deploy.cli import options, processes
+from deploy.cli import check, options, processes
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file of one event a line.")],
+    file: Annotated[Path, typer.Argument(help="One event a line, packed or not; other systems' events, and CSV, too.")],
+    dialect: check.Dialect = None,
     speed: Annotated[str, typer.Option("--speed", help="Times as fast as it happened, or `unlimited`.")] = "unlimited",
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
@@ -23,7 +24,11 @@ def replay(
     from deploy import replay as playing
 
     settings = options.settings_of(kafka, None, None, config, assigned)
-    topic, rapid, source = settings["topics.events"][0], processes.speed_of(speed), playing.opened(file)
+    topic, rapid, source = (
+        settings["topics.events"][0],
+        processes.speed_of(speed),
+        playing.opened(file, check.named(dialect)),
+    )
     producer = playing.producer(settings.kafka, topic)
     started = time.monotonic()
     sent = playing.play(source, producer, topic, speed=rapid)

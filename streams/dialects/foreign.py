@@ -204,7 +204,7 @@ def _instant(act: Act, arrival: Arrival) -> tuple[bool, int]:
 
 def _digest(arrival: Arrival, n: int, ts: int | None) -> str:
     """The id of an event that has none: the same at every reading of the same message."""
-    said = f"{n}|{arrival.line}|{ts}|".encode()
+    said = f"{n}|{arrival.line}|{ts if arrival.line is None else None}|".encode()
     return hashlib.blake2b(said + arrival.value, digest_size=12).hexdigest()
 
 
