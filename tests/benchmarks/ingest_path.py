@@ -1,0 +1,119 @@
+"""A worker whose scorer only acknowledges: the whole ingest path of the product, to be timed from a full topic.
+
+Arguments: kafka, topic, folder, events. Prints one JSON object and ends when all of them are in the lake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import faust
+
+from featurestore import lake, sessions, store
+from streams import app, ingest, topics
+
+
+class Acknowledging:
+    """In the scorer's place: dead letters are sent, nothing is predicted."""
+
+    def __init__(self, taken: ingest.Ingest, outlet: app.Outlet) -> None:
+        self.ingest, self.outlet, self.seen = taken, outlet, 0
+
+    async def score(self) -> None:
+        """Let everything that was folded be committed."""
+        batches = [batch for batch in self.ingest.waiting if batch.seq > self.seen]
+        for sending in [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]:
+            await sending
+        if batches:
+            self.seen = batches[-1].seq
+            self.ingest.acknowledged(self.seen)
+
+
+def threads_s() -> dict[str, float]:
+    """CPU seconds of each living Python thread."""
+    found: dict[str, float] = {}
+    for thread in threading.enumerate():
+        if thread.ident is not None:
+            name = thread.name.rstrip("0123456789_-")
+            name = {"MainThread": "loop", "Thread": "fetch"}.get(name, name)  # Faust's consumer has a thread of its own
+            used = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+            found[name] = found.get(name, 0.0) + used
+    return found
+
+
+def main(kafka: str, topic: str, folder: Path, events: int) -> None:
+    """Read them all and tell how long it took."""
+    names = topics.Topics(events=(topic,))
+    taken = ingest.Ingest(
+        store_=store.Store(folder / "store" / "bench.duckdb"),
+        lake_=lake.Lake(folder / "shared", "bench"),
+        settings=sessions.SessionSettings(),
+        log_ids=topics.log_ids(kafka, names),
+        keep_ms=86_400_000,
+    )
+    wiring = app.AppSettings(
+        kafka=kafka, worker="bench", events=(topic,), predictions=names.predictions, dead_letters=names.dead_letters,
+        state=names.state, group=f"bench-{uuid.uuid4().hex[:8]}", data=folder / "store",
+    )  # fmt: skip
+    outlet = app.Outlet(wiring)
+    begun: dict[str, Any] = {}
+    polls: list[int] = []
+    fold = taken.fold
+
+    async def noted(poll: Any) -> Any:
+        if not begun:
+            begun.update(wall=time.monotonic(), cpu=time.process_time(), threads=threads_s())
+        polls.append(sum(len(stretch.records) for stretch in poll.values()))
+        return await fold(poll)
+
+    taken.fold = noted  # type: ignore[method-assign]
+
+    async def upkeep() -> None:
+        """There is no model to keep up."""
+
+    built = app.build(
+        wiring,
+        ingest_=taken,
+        make_scorer=lambda may_emit: Acknowledging(taken, outlet),  # type: ignore[arg-type, return-value]
+        outlet=outlet,
+        beat=lambda: b"{}",
+        upkeep=upkeep,
+    )
+
+    @built.timer(0.02)  # type: ignore[untyped-decorator]
+    async def watch(app: Any) -> None:
+        if taken.events >= events:
+            while taken.acked_seq < taken.seq:
+                await asyncio.sleep(0.01)
+            await taken.flush()
+            wall, cpu = time.monotonic() - begun["wall"], time.process_time() - begun["cpu"]
+            threads = {k: round(s - begun["threads"].get(k, 0.0), 3) for k, s in threads_s().items()}
+            rows = sum(part.open.stored for part in taken.parts.values())
+            print(json.dumps({
+                "events": events, "seconds": wall, "cpu_s": cpu, "threads_s": threads, "stored": rows,
+                "duplicates": sum(part.open.duplicates for part in taken.parts.values()),
+                "rejected": sum(part.open.rejected for part in taken.parts.values()),
+                "events_a_poll": round(sum(polls) / len(polls)), "rss_mb": rss_mb(),
+            }), flush=True)  # fmt: skip
+            os._exit(0)
+
+    faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
+
+
+def rss_mb() -> int:
+    """The most memory it ever held."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
