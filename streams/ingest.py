@@ -133,6 +133,12 @@ class Ingest:
                 part = self.parts.get(tp)
                 if part is None:
                     continue  # revoked while it waited in the stream
+                part.end = max(part.end, stretch.end)
+                if stretch.records[0].offset < stretch.start and stretch.end < part.read:
+                    raise LogBehindProgress(  # the consumer went back by itself, to the start of a shorter log
+                        f"{tp.topic}-{tp.partition} needs offset {part.read}, the log ends at {stretch.end}: it is not "
+                        "the log that was read before; give it folders of its own (--shared, --set store.folder=DIR)"
+                    )
                 if stretch.start > part.read and stretch.records[-1].offset >= part.read:
                     raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
                 for record in stretch.records:
@@ -292,11 +298,6 @@ class Ingest:
             )
             self.store.adopt(key, rows, own)
         progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
-        if progress.next > end:
-            raise LogBehindProgress(
-                f"{key.topic}-{key.partition} needs offset {progress.next}, the log ends at {end}: it is not the "
-                "log that was read before; give it folders of its own (--shared, --set store.folder=DIR)"
-            )
         missing = max(0, first - progress.next)
         if missing:
             log.error("Kafka no longer holds records that are needed; going on from the log's start.",
@@ -307,8 +308,8 @@ class Ingest:
         sessions.restore(open_, self.store.rows(key, since_ms), progress.watermark_ms, self.settings)
         log.info("Partition assigned.", topic=key.topic, partition=key.partition, start=max(progress.next, first),
                  lake=lake_next, open_sessions=len(open_))  # fmt: skip
-        return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first, end=end,
-                    missing=missing)  # fmt: skip
+        return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first,
+                    end=max(end, progress.next), missing=missing)  # fmt: skip
 
     def _known(
         self, cover: lake.Cover, key: PartitionKey, own_next: int

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -21,6 +22,7 @@ class Stretch:
 
     start: int
     records: Sequence[Any]
+    end: int = 0  # the log's end as the fetch told it: on Tansu the offset lookup tells less than there is
 
 
 Poll = dict[TP, Stretch]
@@ -58,7 +60,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if self._ours(tp):
                 start = self._fetched_to.get(tp, records[0].offset)
                 self._fetched_to[tp] = records[-1].offset + 1  # whether it is handed on or not: a lost poll shows
-                poll[tp] = Stretch(start=start, records=records)
+                poll[tp] = Stretch(start=start, records=records, end=self._end(tp))
             elif active is None or tp in active:
                 for record in records:
                     yield tp, self._to_message(tp, record)
@@ -68,6 +70,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             message.value = poll
             self._read_offset[tp] = None  # else Faust may drop the whole poll for this one offset
             yield tp, message
+
+    def _end(self, tp: TP) -> int:
+        try:
+            return self.highwater(tp) or 0
+        except IllegalStateError:  # it is being taken away just now
+            return 0
 
     async def perform_seek(self) -> None:
         await super().perform_seek()  # other topics: the committed offset

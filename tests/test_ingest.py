@@ -120,3 +120,21 @@ def test_forgotten_user_leaves_memory_store_and_what_waits(worker: Worker, tmp_p
     assert [r.event.user_id for r in worker.lake.cover().rows()] == ["stays"]
     worker.store.connection.execute("CHECKPOINT")
     assert not any(gone.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_log_that_ends_below_what_was_read_stops_the_worker(worker: Worker) -> None:
+    """A shorter log under the same id is never skipped up to where the old one was; what a lookup tells is no proof."""
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        await worker.take(0, [1_000] * 5)
+        await worker.ingest.release({TP(TOPIC, 0)}, drop=False)
+        await worker.adopt(0, end=4)  # as Tansu's offset lookup does
+        worker.ingest.raise_idle()
+        old, new = SimpleNamespace(offset=3), SimpleNamespace(offset=0)
+        queued = transport.Stretch(start=3, records=[old], end=4)  # it waited since before somebody else read on
+        assert await worker.ingest.fold({TP(TOPIC, 0): queued}) is not None
+        with pytest.raises(ingest.LogBehindProgress):
+            await worker.ingest.fold({TP(TOPIC, 0): transport.Stretch(start=5, records=[new], end=4)})
+
+    asyncio.run(steps())
