@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")
 SESSION = ("bias", "rows", "items", "minutes", *TYPES)
 WIDTH = len(FEATURES)
-FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3)  # of evidence, before its logarithm
+FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3, 1e-3)  # of evidence, before its logarithm
 RIDGE = 20.0  # how many cases what was learnt before is worth
 
 
@@ -36,12 +36,12 @@ class Case:
 
 
 def features(evidence: Floats, same_category: Any, cosines: Any, network: Any) -> Floats:
-    """The memory's evidence [n, 5], whether the category is the last one, text's cosine, network's log share [n]."""
+    """The memory's evidence [n, 6], whether the category is the last one, text's cosine, network's log share [n]."""
     made = np.ones((len(evidence), WIDTH))
-    made[:, :5] = np.log(evidence + FLOORS)
+    made[:, :6] = np.log(evidence + FLOORS)
     made[:, 2] = evidence[:, 2]
-    made[:, 5], made[:, 6], made[:, 7] = same_category, cosines, network
-    made[:, 8] = network * (evidence[:, 2] > 0)
+    made[:, 6], made[:, 7], made[:, 8] = same_category, cosines, network
+    made[:, 9] = network * (evidence[:, 2] > 0)
     return made
 
 

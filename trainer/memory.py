@@ -21,7 +21,7 @@ PROPOSED = 100  # candidates of the neighbours, and of popularity where there ar
 WORDS = 400_000  # what is new beyond these is passed over
 RECENT = 20  # rows of a session that evidence is sought for
 QUERY = 10  # distinct words of them
-EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours")
+EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours", "after_last")
 NONE = np.zeros(0, np.int32)
 
 
@@ -157,7 +157,7 @@ class Memory:
                 self.follows.add(before, word, 0.6**age)
 
     def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
-        """Candidates of a session as words [n] with `EVIDENCE` [n, 5]; never the current item.
+        """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item.
 
         `also` are candidates that somebody else proposes.
         """
@@ -179,7 +179,7 @@ class Memory:
     def score(self, rows: list[Row], at_ms: int) -> tuple[Ints, NDArray[np.float64]]:
         """One unnormalised score a candidate: what answers before the first version is trained."""
         found, seen = self.evidence(rows, at_ms)
-        return found, seen @ np.array([1.0, 0.3, 0.15, 0.0, 1.0]) + 1e-4
+        return found, seen @ np.array([1.0, 0.3, 0.15, 0.0, 1.0, 0.0]) + 1e-4
 
     def top(self, at_ms: int) -> Ints:
         """The most popular items just now; sorted anew once an hour of event time."""
@@ -294,7 +294,7 @@ def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
     popular, popular_ms, place,
 ):  # fmt: skip
     most = (len(query) + 1) * FOLLOWERS + len(mine) + len(voted) + len(also) + len(top)
-    found, made = np.empty(most, np.int32), np.zeros((most, 5))
+    found, made = np.empty(most, np.int32), np.zeros((most, 6))
     n = 0
     for r in range(len(query)):
         word = query[r]
@@ -303,6 +303,8 @@ def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
             for j in range(f_size[word]):
                 i, n = _stand(f_who[word, j], place, found, n)
                 made[i, 0] += 0.7**r * f_count[word, j] / total
+                if r == 0:
+                    made[i, 5] = f_count[word, j] / total
     if 0 <= shelf < len(s_size):
         total = s_count[shelf, : s_size[shelf]].sum() + 20.0
         for j in range(s_size[shelf]):
