@@ -170,7 +170,7 @@ def build(
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")
     folded = app.channel(maxsize=2)  # a full channel holds ingest back: lag grows, memory does not
-    moved = {"at_s": time.monotonic(), "read": -1}
+    seen: dict[str, Any] = {"ticks": 0, "done": None}
 
     @app.agent(events, name="ingest")  # type: ignore[untyped-decorator]
     async def ingest_agent(stream: Any) -> None:
@@ -215,14 +215,12 @@ def build(
 
     def watch() -> None:
         """No progress while there is lag, for a minute that the process ran: stop, a restart may mend it."""
-        read = sum(part.read for part in ingest_.parts.values())
+        done = (sum(part.read for part in ingest_.parts.values()), scorer.predictions, scorer.scored_seq)
         lag = any(part.end > part.read + 1 for part in ingest_.parts.values())
-        if read != moved["read"] or not lag:
-            moved.update(at_s=0.0, read=read)
-        else:
-            moved["at_s"] += 1.0  # ticks, so that a frozen process is not blamed
-        if moved["at_s"] > STALLED_S:
-            log.error("Stopping: there is lag and nothing was read for a minute.", read=read)
+        seen["ticks"] = seen["ticks"] + 1 if lag and done == seen["done"] else 0  # a frozen process is not blamed
+        seen["done"] = done
+        if seen["ticks"] > STALLED_S:
+            log.error("Stopping: there is lag, and nothing was read or predicted for a minute.", read=done[0])
             os._exit(3)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from faust.types import TP
 from featurestore.events import Row, Session
 from streams import codec, ingest
 
+SESSIONS = 5_000  # scored at once, unless a single poll touched more: bounds what waits for acknowledgement
 TOKENS = 50  # the newest rows of a session that a model looks at
 
 
@@ -64,6 +65,18 @@ def due(batches: list[ingest.Batch]) -> list[Due]:
     return found
 
 
+def portion(waiting: Iterable[ingest.Batch]) -> list[ingest.Batch]:
+    """The next batches to score together: small ones share their predictions, large ones go one by one."""
+    batches: list[ingest.Batch] = []
+    sessions = 0
+    for batch in waiting:
+        sessions += len(batch.touched)
+        if batches and sessions > SESSIONS:
+            break
+        batches.append(batch)
+    return batches
+
+
 def record(interest: Any, trigger: Row, *, horizon_ms: int, now_ms: int) -> bytes:
     """One prediction as the bytes of its message."""
     origin, event = trigger.origin, trigger.event
@@ -107,8 +120,8 @@ class Scorer:
         self.model = model
 
     async def score(self) -> None:
-        """Score what has been folded since the last call; returns when the broker has acknowledged all of it."""
-        batches = [b for b in self.ingest.waiting if b.seq > self.scored_seq]
+        """Score a portion of what has been folded; returns when the broker has acknowledged all of it."""
+        batches = portion(b for b in self.ingest.waiting if b.seq > self.scored_seq)
         if not batches:
             return
         last = batches[-1].seq

@@ -90,3 +90,17 @@ def test_record_carries_the_trigger_and_its_id_depends_on_trigger_and_version_al
     assert one.prediction_id == again.prediction_id != other.prediction_id
     assert (one.trigger.topic, one.trigger.offset) == ("events", 0)
     assert one.expires_at == codec.instant(row.event.ts_ms + 60_000)
+
+
+def test_small_batches_are_scored_together_and_large_ones_one_by_one() -> None:
+    """A portion is bounded by the sessions it touches, and is never empty while something waits."""
+
+    def touching(sessions: int) -> ingest.Batch:
+        batch = ingest.Batch(seq=1)
+        batch.touched = {("ann", str(n)): None for n in range(sessions)}  # type: ignore[misc]
+        return batch
+
+    small, large = touching(10), touching(score.SESSIONS + 1)
+    assert score.portion([]) == []
+    assert score.portion([small, small, large]) == [small, small]
+    assert score.portion([large, small]) == [large]
