@@ -89,7 +89,8 @@ def items_of(fields: Mapping[str, Any]) -> list[Any]:
 def act_or_nothing(verb: EventType | None, name: Any, **parts: Any) -> Act | Nothing:
     """An act where the verb is known."""
     if verb is None:
-        return Nothing(f"{(values.text(name) or 'an event without a name')[:80]!r} is no act that nextclick knows")
+        said = values.text(name)
+        return Nothing(f"{said[:80]!r} is no act that nextclick knows" if said else "it does not say what was done")
     return Act(name=str(name), verb=verb, **parts)
 
 
@@ -110,7 +111,7 @@ def drafts(act: Act, arrival: Arrival, n: int) -> list[Draft] | Nothing:
         common["session_id"] = session
     if not act.consent:
         common["consent"] = False
-    if verb == "search" and (query := event.first(QUERY)):
+    if verb in ("search", "impression") and (query := event.first(QUERY)):
         common["query"] = query
     exploded = items if verb not in ("browse", "search") else []
     rows = [_item(act, values.Fields(item), verb) for item in exploded] or [_item(act, event, verb, flat=True)]

@@ -78,10 +78,10 @@ def recognises_layer(payload: Any) -> bool:
 def act_of_layer(payload: Any) -> Act | Nothing:
     """One push; it has no time, and mostly no user either."""
     if isinstance(payload, list) or "0" in payload:
-        command, name, *more = [*_arguments(payload), None][:4]
+        command, name, more = [*_arguments(payload), None, None, None][:3]
         if command != "event":
             return Nothing(f"gtag({str(command)[:40]!r}) sets something up")
-        pushed = values.table(more[0] if more else None)
+        pushed = values.table(more)
         shop, outer = pushed, pushed
     else:
         name, outer = payload.get("event"), payload

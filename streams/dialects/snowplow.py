@@ -91,7 +91,9 @@ def act(payload: dict[str, Any]) -> Act | Nothing:
         terms = said.get("terms")
         fields = {**said, "query": " ".join(map(str, terms))} if isinstance(terms, list) else said
         return act_or_nothing(verbs.verb(name), name, fields=fields, **base)
-    return _ecommerce(row, name or kind, base)
+    if kind not in (None, "unstruct"):
+        return act_or_nothing(None, name or kind)
+    return _ecommerce(row, name, base)
 
 
 def _described(schema: str) -> Nothing:

@@ -109,7 +109,7 @@ def _taken_apart(
 
 def _part(dialect: Dialect, element: Any, arrival: Arrival, n: int) -> list[Draft] | Nothing | BadEvent:
     try:
-        if not isinstance(element, dict | list):
+        if not isinstance(element, dict) and not (isinstance(element, list) and dialect.name == "ga4-datalayer"):
             raise BadEvent("schema", f"an event of {dialect.name} is a JSON object")
         act = dialect.act(element)
         return act if isinstance(act, Nothing) else foreign.drafts(act, arrival, n)
