@@ -16,6 +16,7 @@ from deploy import broker
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 HEALTHY_S = 60.0  # up this long: the next restart is prompt again
 STOP_S = 9.0
+WORDS = 600  # characters of a last line that are repeated
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what colours and hides on a terminal
 
 
@@ -103,4 +104,4 @@ def last_words(output: Path) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"Its last words: {lines[-1][:300]} ({output})" if lines else ""
+    return f"Its last words: {lines[-1][:WORDS]} ({output})" if lines else ""

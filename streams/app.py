@@ -118,7 +118,7 @@ def fail_stop(step: Callable[..., Awaitable[R]]) -> Callable[..., Coroutine[Any,
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 traceback.print_exc()
-            log.error("Stopping: a step failed; what it was working on will be read again.", step=step.__name__,
+            log.error("Stopping; what was being worked on will be read again.", step=step.__name__,
                       why=f"{type(error).__name__}: {error}")  # fmt: skip
             os._exit(3)
 
