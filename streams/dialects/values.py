@@ -15,6 +15,7 @@ from streams.dialects import verbs
 
 MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 DEPTH = 6  # of what is kept in properties
+NAME_CHARS = 100  # of a field's name that are looked at
 CUT_CHARS = 2_000  # of a text that is kept in properties
 
 PLACEHOLDERS = frozenset({
@@ -31,20 +32,24 @@ PERSONAL = frozenset({
     "customername", "dateofbirth", "locationlat", "locationlng", "lat", "lng", "useragent", "idfa", "idfv", "adid",
     "advertisingid", "traits", "userproperties", "set", "setonce", "userdata", "externalid", "geo", "context",
 })  # fmt: skip
-_MAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+_MAIL = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")  # no run of characters before the @: linear in the text's length
 _NETWORK = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 _NUMBER = re.compile(r"[^\d.,+-]*([+-]?\d[\d.,]*)[^\d.,+-]*")
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _anything = msgspec.json.Decoder().decode
 
 
-@functools.lru_cache(4096)
 def plain(name: str) -> str:
     """A field's name without case and punctuation.
 
     >>> plain("product_id") == plain("productId") == plain("Product ID")
     True
     """
+    return _plain(name[:NAME_CHARS])
+
+
+@functools.lru_cache(4096)
+def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -215,13 +220,17 @@ def impersonal(fields: Mapping[str, Any], keep: Collection[str] = ()) -> dict[st
     return kept if isinstance(kept, dict) else {}
 
 
-@functools.lru_cache(4096)
 def personal(name: str) -> bool:
     """Whether a field of this name tells who or where somebody is.
 
     >>> personal("customerEmail"), personal("request_ip"), personal("shipping")
     (True, True, False)
     """
+    return _personal(name[:NAME_CHARS])
+
+
+@functools.lru_cache(4096)
+def _personal(name: str) -> bool:
     return plain(name) in PERSONAL or not PERSONAL_WORDS.isdisjoint(verbs.words(name).split())
 
 
