@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
@@ -117,37 +118,58 @@ def surprise(arm: Blend, case: Case) -> float:
 
 
 def _likeliest(cases: list[Case], pulled_to: Blend | None, start: Blend | None = None) -> Blend:
-    offsets = np.cumsum([0] + [len(c.candidates) for c in cases])
-    x = np.concatenate([c.candidates for c in cases])
-    s = np.stack([c.session for c in cases])
-    owner = np.repeat(np.arange(len(cases)), np.diff(offsets))
+    first = np.cumsum([0] + [len(c.candidates) for c in cases])
+    x, s = np.concatenate([c.candidates for c in cases]), np.stack([c.session for c in cases])
     target = np.array([c.target for c in cases])
-    hit = np.flatnonzero(target >= 0)
-    chosen = offsets[hit] + target[hit]
     n, width = len(cases), s.shape[1]
     before, begin = _flat(pulled_to or Blend.flat()), _flat(start or pulled_to or Blend.flat())
     pull = (RIDGE if pulled_to is not None else 1.0) / n
 
     def loss(w: Floats) -> tuple[float, Floats]:
         item, none, other = w[:WIDTH], w[WIDTH : WIDTH + width], w[WIDTH + width :]
-        a, b, c = x @ item, s @ none, s @ other
-        top = np.maximum(np.maximum(b, c), np.maximum.reduceat(a, offsets[:-1]))
-        ea, eb, ec = np.exp(a - top[owner]), np.exp(b - top), np.exp(c - top)
-        z = np.bincount(owner, ea, n) + eb + ec
-        pa, pb, pc = ea / z[owner], eb / z, ec / z
-        log_p = -top - np.log(z)
-        log_p[hit] += a[chosen]
-        log_p[target == -1] += b[target == -1]
-        log_p[target == -2] += c[target == -2]
-        da, db, dc = pa, pb - (target == -1), pc - (target == -2)
-        da[chosen] -= 1
-        gradient = np.concatenate([x.T @ da, s.T @ db, s.T @ dc]) / n + 2 * pull * (w - before)
-        return float(-log_p.mean() + pull * (w - before) @ (w - before)), gradient
+        total, gradient = _sweep(x, s, first, target, item, none, other)
+        away = w - before
+        return total / n + pull * float(away @ away), gradient / n + 2 * pull * away
 
-    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x
+    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6}).x
     return Blend(
         item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
     )
+
+
+@numba.njit(cache=True)
+def _sweep(x, s, first, target, item, none, other):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Summed −log likelihood of the cases and its gradient, one case after the other."""
+    n, width, wide = len(first) - 1, s.shape[1], x.shape[1]
+    gradient, total = np.zeros(wide + 2 * width), 0.0
+    share = np.empty((first[1:] - first[:-1]).max())
+    for c in range(n):
+        b, o = 0.0, 0.0
+        for k in range(width):
+            b += s[c, k] * none[k]
+            o += s[c, k] * other[k]
+        top, m = max(b, o), first[c + 1] - first[c]
+        for i in range(m):
+            a = 0.0
+            for k in range(wide):
+                a += x[first[c] + i, k] * item[k]
+            share[i] = a
+            top = max(top, a)
+        came = b if target[c] == -1 else o if target[c] == -2 else share[target[c]]
+        z = np.exp(b - top) + np.exp(o - top)
+        for i in range(m):
+            share[i] = np.exp(share[i] - top)
+            z += share[i]
+        total += top + np.log(z) - came
+        b, o = np.exp(b - top) / z - (target[c] == -1), np.exp(o - top) / z - (target[c] == -2)
+        for k in range(width):
+            gradient[wide + k] += b * s[c, k]
+            gradient[wide + width + k] += o * s[c, k]
+        for i in range(m):
+            p = share[i] / z - (i == target[c])
+            for k in range(wide):
+                gradient[k] += p * x[first[c] + i, k]
+    return total, gradient
 
 
 def _flat(arm: Blend) -> Floats:

@@ -15,6 +15,8 @@ RING = 100  # newest sessions kept for each word
 TOKENS = 50  # of a session, the newest
 SESSIONS = 100_000  # kept, the newest
 WEEK_MS = 7 * 86_400_000
+GAPS = np.arange(-TOKENS, TOKENS + 1)  # steps from the match: what came after counts more than what came before
+NEAR_BY = np.where(GAPS == 0, 2.0, np.where(GAPS > 0, 1.0, 0.7) * np.exp(-0.3 * np.abs(GAPS)))
 
 
 class Neighbours:
@@ -167,12 +169,12 @@ def _votes(query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms
             word = tokens[place, j]
             if not item[word]:
                 continue
-            gap = j - here
-            near_by = 2.0 if gap == 0 else np.exp(-0.3 * gap) if gap > 0 else 0.7 * np.exp(0.3 * gap)
             if votes[word] == 0.0:
                 found[m] = word
                 m += 1
-            votes[word] += weight * near_by * np.sqrt(np.log(1.0 + nxt / max(1, count[word])))
+            votes[word] += weight * NEAR_BY[TOKENS + j - here]
+    for i in range(m):
+        votes[found[i]] *= np.sqrt(np.log(1.0 + nxt / max(1, count[found[i]])))
     for r in range(len(query)):
         votes[query[r]] *= 2.0
     return found[:m], votes[found[:m]]
