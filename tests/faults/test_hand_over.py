@@ -13,6 +13,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ class Arena:
     def told(self) -> Told:
         """The predictions in the order of the log, as a consumer upserts them that ignores a lower trigger.
 
-        A lower one is a zombie's where it is about an event from before the freeze, and one after it was answered.
+        A lower one is a zombie's where it is about an event from before the freeze and one after it was answered. Made
+        before the freeze it was on its way: only the consumer's rule helps. Made after it, it must not be there.
         """
         newest, sent_ms = {}, {}
         for record in self.read(self.events):
@@ -169,14 +171,17 @@ class Arena:
         told = Told()
         seen: dict[str, tuple[int, int]] = {}
         for record in self.read(f"predictions-{self.tag}"):
-            user, trigger = record.key.decode(), json.loads(record.value)["trigger"]
-            place = (trigger["partition"], trigger["offset"])
+            user, prediction = record.key.decode(), json.loads(record.value)
+            place = (prediction["trigger"]["partition"], prediction["trigger"]["offset"])
             before = seen.get(user, place)
             if place >= before:  # a user's events lie in one partition
                 seen[user] = place
             else:
                 told.lower += 1
-                told.zombies += sent_ms[place] < self.frozen_ms < sent_ms[before]
+                if sent_ms[place] < self.frozen_ms < sent_ms[before]:
+                    made_ms = datetime.fromisoformat(prediction["predicted_at"]).timestamp() * 1000
+                    told.zombies += made_ms > self.frozen_ms
+                    told.on_its_way += made_ms <= self.frozen_ms
         told.stale = sorted(user for user, place in newest.items() if seen.get(user) != place)
         return told
 
@@ -198,7 +203,8 @@ class Told:
 
     stale: list[str] = field(default_factory=list)  # users whose newest event is not what they were told about
     lower: int = 0  # times a lower trigger came after a higher one: a worker redid what was not committed
-    zombies: int = 0  # times its sender had lost the partition long ago
+    zombies: int = 0  # times its sender had lost the partition before it made the prediction
+    on_its_way: int = 0  # times its sender lost the partition after that
 
 
 def wait_for(done: Callable[[], bool], seconds: float, why: Callable[[], str] = str) -> None:
