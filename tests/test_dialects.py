@@ -5,6 +5,7 @@ Run as a program, this file writes the table of docs/dialects.md from the payloa
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -12,15 +13,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy import cli, replay
+from featurestore import lake, sessions, store
 from featurestore.events import Event
-from streams import client, codec
+from streams import client, codec, ingest, transport
 from streams.codec import BadElement, BadEvent, Message
 from streams.dialects import files, table, values
 from streams.dialects.foreign import Arrival
@@ -481,6 +485,36 @@ def test_replayed_lines_are_keyed_by_their_user(tmp_path: Path) -> None:
     ])))  # fmt: skip
     sent = [(line.key, line.events) for line in replay.lines(tmp_path / "f")]
     assert sent == [(b"u1", 1), (b"u2", 1), (None, 1), (None, 0)]
+
+
+# ---------------------------------------------------------------- counting
+
+
+def test_what_holds_no_event_is_no_event(tmp_path: Path) -> None:
+    """Events in the messages = stored + duplicates + rejected; a recognised message without an act counts for none."""
+    order = track("Order Completed", {"products": [{"sku": "a"}, {"sku": "b"}]}, messageId="m2")
+    messages: list[Any] = [track(), track(), order, {"type": "identify", "userId": "u1"}, track("Product Added", {})]
+    taken = ingest.Ingest(
+        store_=store.Store(tmp_path / "w.duckdb"), lake_=lake.Lake(tmp_path / "shared", "w"),
+        settings=sessions.SessionSettings(), log_ids={"events": "log"}, keep_ms=86_400_000,
+    )  # fmt: skip
+    records: list[Any] = [
+        SimpleNamespace(topic="events", partition=0, offset=n, key=b"u1", value=json.dumps(message).encode(),
+                        headers=[], timestamp=AT_MS)
+        for n, message in enumerate(messages)
+    ]  # fmt: skip
+
+    async def fold() -> ingest.Batch | None:
+        await taken.adopt({TP("events", 0)}, {TP("events", 0): (0, len(records))})
+        return await taken.fold({TP("events", 0): transport.Stretch(start=0, records=records)})
+
+    batch = asyncio.run(fold())
+    taken.store.close()
+    counted = taken.parts[TP("events", 0)].open
+    assert batch is not None
+    assert (taken.events, counted.stored, counted.duplicates, counted.rejected) == (5, 3, 1, 1)
+    assert [row.event.event_id for row in batch.rows] == ["m1", "m2#0", "m2#1"]
+    assert len(batch.dead) == 1
 
 
 # ---------------------------------------------------------------- what is personal
