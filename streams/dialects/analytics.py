@@ -8,6 +8,8 @@ from typing import Any
 from streams.dialects import values, verbs
 from streams.dialects.foreign import Act, Nothing, act_or_nothing, items_of
 
+REVENUE = frozenset({"productid", "price", "quantity", "revenue"})  # the only fields under $ that are the shop's
+
 # ---------------------------------------------------------------- Amplitude
 
 
@@ -35,7 +37,7 @@ def act_of_amplitude(payload: dict[str, Any]) -> Act | Nothing:
     return _act(
         name, {**beside, **properties},
         id=payload.get("insert_id") or payload.get("uuid") or payload.get("$insert_id"),
-        users=(payload.get("user_id"),), anonymous=payload.get("device_id"),
+        users=(payload.get("user_id"),), anonymous=payload.get("device_id") or payload.get("amplitude_id"),
         clocks=(payload.get("time"), payload.get("event_time"), payload.get("client_event_time")),
         session=session if session != "-1" else None,
     )  # fmt: skip
@@ -47,7 +49,7 @@ def act_of_amplitude(payload: dict[str, Any]) -> Act | Nothing:
 def recognises_mixpanel(payload: dict[str, Any]) -> bool:
     """An event whose properties hold who and when."""
     properties = payload.get("properties")
-    return (
+    return ("$distinct_id" in payload and "event" not in payload) or (
         "event" in payload
         and isinstance(properties, dict)
         and not properties.keys().isdisjoint(
@@ -57,8 +59,10 @@ def recognises_mixpanel(payload: dict[str, Any]) -> bool:
 
 
 def act_of_mixpanel(payload: dict[str, Any]) -> Act | Nothing:
-    """One event."""
+    """One event; a profile's update is none."""
     properties = values.table(payload.get("properties"))
+    if "event" not in payload:
+        return Nothing("an update of a profile tells who somebody is, not what they did")
     return _act(
         payload.get("event"), properties,
         id=properties.get("$insert_id"),
@@ -101,5 +105,9 @@ def _act(name: Any, properties: dict[str, Any], **parts: Any) -> Act | Nothing:
     """The properties without the tool's own, which tell of the device."""
     said = re.sub(r"^\$+", "", str(values.text(name) or ""))
     theirs = ("time", "token", "distinct_id", "mp_lib")
-    fields = {key: value for key, value in properties.items() if not key.startswith("$") and key not in theirs}
+    fields = {
+        key: value
+        for key, value in properties.items()
+        if key not in theirs and (not key.startswith("$") or values.plain(key) in REVENUE)
+    }
     return act_or_nothing(verbs.verb(said), name, fields=fields, items=items_of(properties), **parts)

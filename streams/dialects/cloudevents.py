@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from streams.dialects.foreign import Act, Nothing, act_or_nothing, items_of
 PREFIXES = ("ce_", "ce-")
 USER = ("user_id", "customer_id", "visitor_id", "client_id", "account_id", "buyer_id")
 TIME = ("occurred_at", "placed_at", "created_at", "event_time", "timestamp")
+PARTS = ("order", "cart", "payload")  # of the data, whose fields are read as the data's own
 _anything = msgspec.json.Decoder().decode
 
 
@@ -43,12 +45,12 @@ def act(payload: dict[str, Any]) -> Act | Nothing:
         return act_or_nothing(None, name)
     data = _data(payload)
     said = values.Fields(data)
-    user = said.first(USER) or values.Fields(_person(data)).first((*USER, "id"))
+    user = said.first(USER) or values.Fields(_person(data)).first((*USER, "id")) or _subject(payload.get("subject"))
     return act_or_nothing(
         verb, name,
         id=payload.get("id"), users=(user,), anonymous=said.first(("anonymous_id", "device_id")),
         clocks=(payload.get("time"), said.first(TIME)), session=said.first(("session_id",)),
-        fields={**said.rest(), **({"order_id": order} if (order := said.first(("order_id",))) else {})},
+        fields={**said.rest(PARTS), **({"order_id": order} if (order := said.first(("order_id",))) else {})},
         items=items_of(data),
         more={"source": payload.get("source"), "subject": payload.get("subject")},
     )  # fmt: skip
@@ -56,6 +58,12 @@ def act(payload: dict[str, Any]) -> Act | Nothing:
 
 def _person(data: dict[str, Any]) -> dict[str, Any]:
     return values.table(data.get("customer")) or values.table(data.get("user"))
+
+
+def _subject(subject: Any) -> str | None:
+    """The user where the subject is one."""
+    found = re.fullmatch(r"(?:users?|customers?|visitors?)[/:](.+)", str(subject))
+    return found[1] if found else None
 
 
 def _data(payload: dict[str, Any]) -> dict[str, Any]:
@@ -68,4 +76,7 @@ def _data(payload: dict[str, Any]) -> dict[str, Any]:
     data = values.json_of(data)
     if data is not None and not isinstance(data, dict):
         raise BadEvent("schema", f"data: {str(payload.get('datacontenttype'))[:80]} is not read, write a JSON object")
-    return data or {}
+    whole: dict[str, Any] = dict(data or {})
+    for part in PARTS:
+        whole |= {f"{part}_id" if name == "id" else name: said for name, said in values.table(whole.get(part)).items()}
+    return whole

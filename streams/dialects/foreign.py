@@ -164,16 +164,31 @@ def _item(act: Act, item: values.Fields, verb: EventType, *, flat: bool = False)
     if not flat or needed or said["item_id"]:  # an order's own price is a sum
         said |= {
             "price": _price(item),
-            "currency": item.first(CURRENCY),
+            "currency": item.first(CURRENCY)
+            or item.first(PRICE, lambda p: values.Fields(values.table(p)).first(CURRENCY)),
             "quantity": item.first(QUANTITY, values.whole),
         }
     return Draft({name: value for name, value in said.items() if value is not None}, {} if flat else item.rest())
 
 
 def _price(item: values.Fields) -> float | None:
-    price: float | None = item.first(PRICE, values.number)
+    price: float | None = item.first(PRICE, _amount)
     cents: float | None = None if price is not None else item.first(CENTS, values.number)
     return price if cents is None else cents / 100
+
+
+def _amount(price: Any) -> float | None:
+    """A price, also as an object of an amount and its currency.
+
+    >>> _amount("9.5"), _amount({"amount": 9.5, "currency": "EUR"}), _amount({"amountMinor": 950})
+    (9.5, 9.5, 9.5)
+    """
+    if not isinstance(price, dict):
+        return values.number(price)
+    said = values.Fields(price)
+    amount: float | None = said.first(("amount", "value"), values.number)
+    minor: float | None = said.first(CENTS, values.number)
+    return minor / 100 if amount is None and minor is not None else amount
 
 
 def _category(act: Act, item: values.Fields) -> str | None:

@@ -13,6 +13,8 @@ UA: dict[str, EventType] = {  # Universal Analytics: the verb is the name of the
     "detail": "view", "click": "click", "add": "cart", "remove": "remove", "checkout": "checkout",
     "purchase": "purchase", "impressions": "impression",
 }  # fmt: skip
+LAYER = frozenset({"event", "event_name", "ecommerce", "user_id", "userId", "client_id", "clientId", "timestamp",
+                   "timestamp_micros"})  # fmt: skip
 COMMANDS = ("event", "config", "js", "set", "consent", "get")
 
 
@@ -69,7 +71,9 @@ def recognises_layer(payload: Any) -> bool:
         arguments = _arguments(payload)
         return len(arguments) > 1 and arguments[0] in COMMANDS
     if "ecommerce" in payload:
-        return "event_name" not in payload
+        return True
+    if isinstance(payload.get("event_name"), str):
+        return "client_id" in payload or "items" in payload
     return isinstance(payload.get("event"), str) and payload.keys().isdisjoint(
         ("properties", "distinct_id", "type", "timestamp", "event_id", "user")
     )
@@ -84,16 +88,17 @@ def act_of_layer(payload: Any) -> Act | Nothing:
         pushed = values.table(more)
         shop, outer = pushed, pushed
     else:
-        name, outer = payload.get("event"), payload
+        name, outer = payload.get("event") or payload.get("event_name"), payload
         shop = values.table(payload.get("ecommerce"))
     who = {
         "users": (outer.get("user_id"), outer.get("userId")),
         "anonymous": outer.get("client_id") or outer.get("clientId"), "by_key": True,
+        "clocks": (outer.get("timestamp"), outer.get("timestamp_micros")),
     }  # fmt: skip
     old = next((part for part in UA if isinstance(shop.get(part), dict | list)), None)
     if old is not None:
         return _act_of_ua(name, old, shop, who)
-    flat = {k: v for k, v in outer.items() if k not in ("event", "ecommerce", "user_id", "userId", "client_id")}
+    flat = {k: v for k, v in outer.items() if k not in LAYER}
     return _act(name, {**flat, **shop}, **who)
 
 
@@ -124,11 +129,7 @@ def recognises_row(payload: dict[str, Any]) -> bool:
 def act_of_row(payload: dict[str, Any]) -> Act | Nothing:
     """One row."""
     row = {name.lower(): value for name, value in payload.items()}
-    params = {
-        str(pair.get("key")): said
-        for pair in values.many(row.get("event_params"))
-        if isinstance(pair, dict) and (said := _typed(pair.get("value"))) is not None
-    }
+    params = _params(values.json_of(row.get("event_params")))
     ecommerce = values.table(row.get("ecommerce"))
     return _act(
         row.get("event_name"),
@@ -139,6 +140,14 @@ def act_of_row(payload: dict[str, Any]) -> Act | Nothing:
         session=params.get("ga_session_id"),
         consent=str(values.table(row.get("privacy_info")).get("analytics_storage")).lower() not in ("no", "denied"),
     )  # fmt: skip
+
+
+def _params(pairs: Any) -> dict[str, Any]:
+    """`[{key, value}]` as an object; an object as it is."""
+    if isinstance(pairs, dict):
+        pairs = [pairs] if "key" in pairs else [{"key": key, "value": value} for key, value in pairs.items()]
+    named = (pair for pair in values.many(pairs) if isinstance(pair, dict))
+    return {str(pair.get("key")): said for pair in named if (said := _typed(pair.get("value"))) is not None}
 
 
 def _typed(value: Any) -> Any:

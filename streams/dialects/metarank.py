@@ -7,7 +7,7 @@ from typing import Any
 from streams.dialects import values, verbs
 from streams.dialects.foreign import Act, Nothing, act_or_nothing
 
-KINDS = ("interaction", "ranking", "item", "user")
+KINDS = ("interaction", "ranking", "item", "user", "impression", "metadata")  # the last two: of its first versions
 
 
 def recognises(payload: dict[str, Any]) -> bool:
@@ -18,8 +18,8 @@ def recognises(payload: dict[str, Any]) -> bool:
 def act(payload: dict[str, Any]) -> Act | Nothing:
     """One event; a ranking is a list that was shown, an interaction under a name of the shop's own is a click."""
     kind = payload.get("event")
-    if kind in ("item", "user"):
-        return Nothing(f"metadata of one {kind}")
+    if kind in ("item", "user", "metadata"):
+        return Nothing(f"{kind!r} is metadata, no event")
     fields = _pivot(payload.get("fields"))
     user, session = values.text(payload.get("user")), values.text(payload.get("session"))
     base: dict[str, Any] = {

@@ -35,7 +35,7 @@ def recognises(payload: dict[str, Any]) -> bool:
     """An enriched event, or a self-describing JSON."""
     if str(payload.get("schema", "")).startswith("iglu:"):
         return True
-    named = {name.lower() for name in payload}
+    named = {name.lower() for name in (payload["event"] if isinstance(payload.get("event"), dict) else payload)}
     return not named.isdisjoint(MARKS) and not named.isdisjoint(("event", "event_name"))
 
 
@@ -44,12 +44,16 @@ def line(value: bytes) -> dict[str, Any] | None:
     if value.count(b"\t") not in (COLUMNS - 1, COLUMNS - 2):
         return None
     columns = value.decode(errors="replace").rstrip("\r\n").split("\t")
-    row: dict[str, Any] = {name: columns[place] for place, name in PLACES.items() if place < len(columns)}
+    return {name: columns[place] for place, name in PLACES.items() if place < len(columns)}
+
+
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """Self-describing JSON that an event holds in one field each, as a warehouse's columns."""
     for field in ("contexts", "derived_contexts"):
-        for entity in values.many(values.table(row.pop(field, "")).get("data")):
+        for entity in values.many(values.table(row.pop(field, None)).get("data")):
             if isinstance(entity, dict):
                 row.setdefault(_column("contexts", entity), []).append(entity.get("data"))
-    described = values.table(values.table(row.pop("unstruct_event", "")).get("data"))
+    described = values.table(values.table(row.pop("unstruct_event", None)).get("data"))
     return row | ({_column("unstruct_event", described): described.get("data")} if described else {})
 
 
@@ -64,7 +68,8 @@ def act(payload: dict[str, Any]) -> Act | Nothing:
     """One enriched event."""
     if "schema" in payload:
         return _described(str(payload["schema"]))
-    row = {name.lower(): value for name, value in payload.items()}
+    event = payload["event"] if isinstance(payload.get("event"), dict) else payload  # Micro's answer holds the event
+    row = _spread({name.lower(): value for name, value in event.items()})
     kind, name = values.text(row.get("event")), values.text(row.get("event_name"))
     base: dict[str, Any] = {
         "id": row.get("event_id"), "users": (row.get("user_id"), _entity(row, "user").get("id")),

@@ -118,8 +118,10 @@ def instant(value: Any) -> int | None:
     """
     if isinstance(value, str):
         value = value.strip().removesuffix(" UTC")
-        if re.fullmatch(r"\d{9,19}(\.\d+)?", value):
-            value = float(value) if "." in value else int(value)
+        if re.fullmatch(r"\d{9,19}", value):
+            value = int(value)
+        elif re.fullmatch(r"\d{1,19}\.\d{1,20}([eE]\+?\d{1,2})?", value):
+            value = float(value)
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):

@@ -8,34 +8,55 @@ from featurestore.events import EventType
 
 # Names as `words` writes them; every dialect reads one table, since shops mix the dialects' names.
 NAMES: dict[EventType, str] = {
-    "browse": "page, page view, page viewed, pageview, viewed page, view page, screen, screen view, screen viewed,"
-    "view screen, mp web page view, home page viewed, homepage viewed, category viewed, category page viewed,"
-    "view category, category view, collection viewed, cart viewed, view cart, viewed cart",
-    "view": "view, product viewed, viewed product, view product, product view, item viewed, viewed item, view item,"
-    "item view, product detail viewed, product details viewed, product detail, product page viewed, view content,"
-    "detail",
-    "click": "click, clicks, product clicked, clicked product, click product, product click, item clicked, click item,"
-    "product selected, select product, select item, item selected, list click, product list clicked,"
-    "add to wishlist, added to wishlist, product added to wishlist, wishlist product added, product added to favorites,"
-    "promotion clicked, select promotion, promo click, promotion click",
-    "impression": "impression, impressions, product list viewed, view product list, product list filtered, list view,"
-    "view item list, item list viewed, product impression, product impressions, product list, collection list viewed,"
-    "promotion viewed, view promotion, promo view, promotion view",
-    "search": "search, searched, products searched, product searched, searched products, search products, site search,"
-    "search performed, search submitted, search query, view search results, search results viewed,"
-    "viewed search results",
-    "cart": "cart, carts, add, product added, added product, add product, product added to cart, add to cart,"
-    "added to cart, item added, item added to cart, cart add, cart item added, addtocart, add to basket,"
-    "added to basket, product added to basket, add to bag, product added to bag",
-    "remove": "remove, product removed, removed product, product removed from cart, remove from cart,"
-    "removed from cart, item removed, item removed from cart, cart item removed, removefromcart, remove from basket",
-    "checkout": "checkout, checkout started, started checkout, begin checkout, begin check out, initiate checkout,"
-    "initiated checkout, checkout initiated, checkout viewed, checkout step, checkout step viewed,"
-    "checkout step completed, checkout progress, checkout option, set checkout option, payment info entered,"
-    "shipping info entered, add payment info, add shipping info",
-    "purchase": "purchase, purchased, purchase completed, product purchased, purchased product, order completed,"
-    "completed order, order placed, placed order, order created, order submitted, order paid, orders, transaction,"
-    "transaction completed, ecommerce purchase, in app purchase, initial purchase, buy, checkout completed",
+    "browse": (
+        "page, page view, page viewed, pageview, viewed page, view page, screen, screen view, screen viewed, "
+        "view screen, mp web page view, home page viewed, homepage viewed, category viewed, category page "
+        "viewed, view category, category view, collection viewed, cart viewed, view cart, viewed cart"
+    ),
+    "view": (
+        "view, product viewed, viewed product, view product, product view, item viewed, viewed item, view "
+        "item, item view, product detail viewed, product details viewed, product detail, product page viewed, "
+        "view content, product details, detail, quick view, product quick viewed"
+    ),
+    "click": (
+        "click, clicks, product clicked, clicked product, click product, product click, item clicked, click "
+        "item, product selected, select product, select item, item selected, list click, product list "
+        "clicked, product list item clicked, add to wishlist, added to wishlist, product added to wishlist, "
+        "wishlist product added, product added to favorites, promotion clicked, select promotion, promo "
+        "click, promotion click"
+    ),
+    "impression": (
+        "impression, impressions, product list viewed, view product list, product list filtered, list view, "
+        "view item list, item list viewed, product impression, product impressions, product list, collection "
+        "list viewed, promotion viewed, view promotion, promo view, promotion view"
+    ),
+    "search": (
+        "search, searched, products searched, product searched, searched products, search products, site "
+        "search, product search, search results, search performed, search submitted, search query, view "
+        "search results, search results viewed, viewed search results"
+    ),
+    "cart": (
+        "cart, carts, add, product added, added product, add product, product added to cart, add to cart, "
+        "added to cart, item added, item added to cart, cart add, cart item added, addtocart, add to basket, "
+        "added to basket, product added to basket, basket item added, add to bag, product added to bag"
+    ),
+    "remove": (
+        "remove, product removed, removed product, product removed from cart, remove from cart, removed from "
+        "cart, item removed, item removed from cart, cart item removed, basket item removed, removefromcart, "
+        "remove from basket"
+    ),
+    "checkout": (
+        "checkout, checkout started, started checkout, begin checkout, begin check out, initiate checkout, "
+        "initiated checkout, checkout initiated, checkout viewed, checkout step, checkout step viewed, "
+        "checkout step completed, checkout progress, checkout option, set checkout option, payment info "
+        "entered, shipping info entered, add payment info, add shipping info"
+    ),
+    "purchase": (
+        "purchase, purchased, purchase completed, product purchased, purchased product, order completed, "
+        "completed order, order placed, placed order, order created, order submitted, order paid, orders, "
+        "transaction, order confirmed, ordered product, item purchased, revenue amount, transaction "
+        "completed, ecommerce purchase, in app purchase, initial purchase, buy, checkout completed"
+    ),
 }
 VERBS: dict[str, EventType] = {name.strip(): verb for verb, names in NAMES.items() for name in names.split(",")}
 PAGES = re.compile(r"viewed? (.+ )?(page|screen)|.+ (page|screen) view(ed)?")
