@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.window import WindowPolicy
     from streams.topics import Topics
     from trainer.cadence import CadencePolicy
+    from trainer.tuning import TuneSettings
 
 Clock = Literal["event", "wall", ""]
 Source = Literal["control", "option", "env", "file", "default"]
@@ -376,6 +377,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tune = self["tune"] if self.encoder() is not None else "off"
         every = {} if tune == "off" else {"tune_every_ms": self.tune_every_ms()}
         return CadencePolicy(cadence_ms=self["cadence"], tune=tune, tune_budget_ms=self["tune.budget"], **every)
+
+    def tuning(self) -> TuneSettings:
+        """How a tuning goes about it."""
+        from trainer.tuning import TuneSettings
+
+        mode = {} if self["tune"] == "off" else {"mode": self["tune"]}
+        return TuneSettings(budget_ms=self["tune.budget"], **mode)
 
     def tune_every_ms(self) -> int:
         """Time between tunings; auto: every cadence where torch sees a GPU, else six hours."""

@@ -167,8 +167,7 @@ class Trainer:
         job = Job(
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
             since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
-            logs=settings["logs"],
-            kind=kind, tune=tuning.TuneSettings(budget_ms=settings["tune.budget"]), epochs=settings["epochs"],
+            logs=settings["logs"], kind=kind, tune=settings.tuning(), epochs=settings["epochs"],
         )  # fmt: skip
         begun = {"kind": kind, "why": why, "champion": state.champion}
         begun |= {"asked": state.asked.id} if state.asked is not None else {}

@@ -91,7 +91,7 @@ class Registry:
         """
         shared, gone = self.root.parent, []
         try:
-            named = {self._encoder(version) for version in self.names()} | set(kept)
+            named = self.encoders() | set(kept)
         except (OSError, KeyError, msgspec.MsgspecError):
             return ()
         for folder in ("versions", "encoders", "vectors"):
@@ -106,6 +106,10 @@ class Registry:
                         continue
                     gone.append(f"{folder}/{path.name}")
         return tuple(gone)
+
+    def encoders(self) -> set[str]:
+        """The digests that versions name."""
+        return {self._encoder(version) for version in self.names()}
 
     def _encoder(self, version: str) -> str:
         config: dict[str, Any] = msgspec.json.decode((self.root / version / "config.json").read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -116,6 +117,8 @@ def run(
         gate = judge.recipe_gate if recipe.kind == "tune" else judge.refresh_gate
         accepted, reason, bounds = gate(judged["candidate"], judged["champion"], session)
     if not accepted:
+        if words.digest != texts.digest and words.digest not in out.encoders():
+            shutil.rmtree(str(words.encoder))  # several may come in an hour
         return verdict(False, reason, metrics=metrics, bounds=bounds)
     words.save()
     meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(past.items), "format": 2}

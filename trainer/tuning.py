@@ -1,4 +1,4 @@
-"""The language model itself, tuned by LoRA on what people engaged with next, within a time budget."""
+"""The language model itself, tuned on what people engaged with next, within a time budget."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ import shutil
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from trainer import registry, texts
 
+Mode = Literal["lora", "adalora", "top", "full"]
+ADAPTERS = ("lora", "adalora")
+
 
 class TuneSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How the encoder is tuned: LoRA (Hu et al., arXiv 2106.09685), contrastive loss (van den Oord et al.)."""
+    """How the encoder is tuned, by a contrastive loss (van den Oord et al., arXiv 1807.03748).
 
+    lora: Hu et al., arXiv 2106.09685; adalora: Zhang et al., arXiv 2303.10512; top: the last layers; full: all of it.
+    """
+
+    mode: Mode = "lora"
     budget_ms: int = 600_000  # wall clock, of the training itself
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.05
-    learning_rate: float = 5e-4
+    layers: int = 2  # that `top` tunes
+    learning_rate: float | None = None  # None: 5e-4 for adapters, 5e-5 for the model's own weights
     weight_decay: float = 0.01
     batch: int = 32
     temperature: float = 0.05
@@ -36,7 +44,6 @@ def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out
     `pairs` are (text at hand, text of the next item), at least one batch of them. The folder below `out` is named by
     the digest of its weights, is loadable by `AutoModel.from_pretrained`, and appears whole or not at all.
     """
-    import peft
     import torch
     import transformers
 
@@ -46,19 +53,17 @@ def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = transformers.AutoModel.from_pretrained(encoder, dtype=torch.float32)
-    lora = peft.LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear"
-    )
-    model = peft.get_peft_model(base, lora).to(device).train()
+    model = adapted(base, settings).to(device).train()
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    rate = settings.learning_rate or (5e-4 if settings.mode in ADAPTERS else 5e-5)
+    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=settings.weight_decay)
     rng, until = random.Random(settings.seed), time.monotonic() + settings.budget_ms / 1000
 
     def vectors(said: list[str]) -> Any:  # [n, d], unit length
         batch = tokenizer(said, padding=True, truncation=True, max_length=texts.TOKENS, return_tensors="pt").to(device)
         return texts.pooled(model, batch)
 
-    for _ in range(settings.max_steps):
+    for step in range(settings.max_steps):
         if time.monotonic() >= until:
             break
         chosen = rng.sample(pairs, min(settings.batch, len(pairs)))
@@ -72,7 +77,36 @@ def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-    return _save(model.merge_and_unload().to("cpu"), tokenizer, out)
+        if settings.mode == "adalora":
+            model.base_model.update_and_allocate(step)
+    whole = model.merge_and_unload() if settings.mode in ADAPTERS else model
+    return _save(whole.to("cpu"), tokenizer, out)
+
+
+def adapted(base: Any, settings: TuneSettings) -> Any:
+    """The encoder with what is to be trained made trainable, and nothing else."""
+    import peft
+    import torch
+
+    shape: dict[str, Any] = {
+        "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "target_modules": "all-linear",
+        "exclude_modules": r".*pooler.*",  # what the vectors do not pass through
+    }  # fmt: skip
+    if settings.mode == "lora":
+        return peft.get_peft_model(base, peft.LoraConfig(r=settings.rank, **shape))
+    if settings.mode == "adalora":
+        steps = settings.max_steps
+        config = peft.AdaLoraConfig(
+            init_r=settings.rank * 3 // 2, target_r=settings.rank, tinit=steps // 10, tfinal=steps // 2, deltaT=10,
+            total_step=steps, **shape,
+        )  # fmt: skip
+        return peft.get_peft_model(base, config)
+    base.requires_grad_(settings.mode == "full")
+    if settings.mode == "top":
+        stack = max((m for m in base.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+        for layer in stack[-settings.layers :]:
+            layer.requires_grad_(True)
+    return base
 
 
 def _save(model: Any, tokenizer: Any, out: Path) -> Path:
