@@ -11,8 +11,8 @@ CALLS = ("track", "page", "screen", "identify", "group", "alias")
 MARKS = ("userId", "anonymousId", "anonymous_id", "messageId", "message_id", "originalTimestamp", "sentAt")
 
 ENVELOPE = frozenset({
-    "id", "type", "event", "eventtext", "messageid", "userid", "anonymousid", "timestamp", "originaltimestamp", "sentat",
-    "receivedat", "uuidts", "channel", "context", "integrations", "traits", "version", "writekey", "rudderid",
+    "id", "type", "event", "eventtext", "messageid", "userid", "anonymousid", "timestamp", "originaltimestamp",
+    "sentat", "receivedat", "uuidts", "channel", "context", "integrations", "traits", "version", "writekey", "rudderid",
 })  # fmt: skip
 
 
