@@ -428,6 +428,32 @@ def test_posthog() -> None:
     assert only({"batch": [base | {"event": "$screen"}], "api_key": "k"}).type == "browse"
 
 
+@pytest.mark.parametrize(
+    ("payload", "end"),
+    [
+        ({"event": "product_viewed", "id": "m1", "user_id": "u1", "anonymous_id": "a1", "original_timestamp": AT,
+          "received_at": AT, "sent_at": AT, "context_ip": "10.0.0.1", "product_id": "a"}, ("view", "u1", "a")),
+        ({"event_name": "add_to_cart", "client_id": "u1", "timestamp": AT, "items": [{"item_id": "a"}]},
+         ("cart", "u1", "a")),
+        (export(event_name="view_item", event_timestamp="1.7723592005E15", event_params={"currency": "EUR"}),
+         ("view", "c1", "a")),
+        ({"eventType": "unstruct", "event": {
+            "event": "unstruct", "event_name": "add_to_cart", "derived_tstamp": AT, "user_id": "u1", "unstruct_event": {
+                "data": {"schema": "iglu:com.snowplowanalytics.snowplow/add_to_cart/jsonschema/1-0-0",
+                         "data": {"sku": "a"}}}}}, ("cart", "u1", "a")),
+        (envelope(subject="customers/u1", data={"order": {"id": "o1", "lineItems": [
+            {"productId": "a", "unitPrice": {"amountMinor": 950, "currency": "EUR"}}]}}), ("purchase", "u1", "a")),
+        ({"event_type": "revenue_amount", "user_id": "u1", "time": AT_MS, "event_properties": {"$productId": "a"}},
+         ("purchase", "u1", "a")),
+    ],
+    ids=["segment-row", "ga4-flat", "export-loose", "snowplow-micro", "cloudevent-nested", "amplitude-revenue"],
+)  # fmt: skip
+def test_looser_shapes(payload: Any, end: tuple[str, str, str]) -> None:
+    """Shapes beside the documented ones: flat rows, an event within an answer, an order within the data."""
+    event = only(payload)
+    assert shown(event, "type", "user_id", "item_id", "ts_ms") == (*end, AT_MS)
+
+
 # ---------------------------------------------------------------- files
 
 
