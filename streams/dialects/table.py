@@ -59,10 +59,7 @@ def translate(payload: Any, arrival: Arrival, name: str | None = None) -> Transl
 
     `name` says which it is; without it the message is recognised by its shape, or by its headers.
     """
-    try:
-        found = _taken_apart(payload, arrival, _among(name), forced=name is not None)
-    except BadEvent as bad:
-        return Translation(name or "?", [bad])
+    found = _taken_apart(payload, arrival, _among(name), forced=name is not None)
     if found is None:
         return None
     names = sorted({dialect.name for dialect, _ in found})
