@@ -35,8 +35,9 @@ BEHIND_S = 1.0  # an event that waits for longer when sending ends ...
 BEHIND_SHARE = 0.01  # ... is one too many from this share of a turn on
 LATE_S = 0.1  # a generator later than this did not offer its rate
 STAGES = {
-    "fetch": "waiting for Kafka's records", "fold": "decode and fold", "predict": "predict", "send": "encode and send",
-    "ack": "waiting for acknowledgements", "commit": "commit to DuckDB", "flush": "flush to the lake",
+    "fetch": "fetch: waiting for records", "fold": "fold: decode and sessions", "predict": "predict",
+    "send": "send: encode and produce", "ack": "ack: waiting for the broker", "commit": "commit: DuckDB",
+    "flush": "flush: the lake",
 }  # fmt: skip
 
 

@@ -174,8 +174,11 @@ def build(
 
     @app.agent(events, name="ingest")  # type: ignore[untyped-decorator]
     async def ingest_agent(stream: Any) -> None:
+        since_s = time.perf_counter()
         async for event in stream.events():
+            ingest_.busy.s["fetch"] += time.perf_counter() - since_s
             await take(event.value)
+            since_s = time.perf_counter()
 
     @fail_stop
     async def take(poll: transport.Poll) -> None:

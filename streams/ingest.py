@@ -16,7 +16,7 @@ from faust.types import TP
 from featurestore import lake, sessions, store
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import PartitionKey
-from streams import codec, transport
+from streams import codec, stages, transport
 
 log = structlog.get_logger()
 
@@ -117,6 +117,7 @@ class Ingest:
         self.committed_s = time.monotonic()
         self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
         self.unflushed = 0  # rows committed since the last flush
+        self.busy = stages.Busy()
 
     async def on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
         """Run on the store's thread; a cancelled caller leaves it to finish."""
@@ -141,11 +142,12 @@ class Ingest:
                     )
                 if stretch.start > part.read and stretch.records[-1].offset >= part.read:
                     raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
-                for record in stretch.records:
-                    if record.offset >= part.read:
-                        self._fold_record(batch, tp, part, record)
-                        part.read = record.offset + 1
-                sessions.expire(part.open, self.settings)
+                with self.busy("fold"):
+                    for record in stretch.records:
+                        if record.offset >= part.read:
+                            self._fold_record(batch, tp, part, record)
+                            part.read = record.offset + 1
+                    sessions.expire(part.open, self.settings)
                 batch.progress[tp] = (part, part.progress())
             if not batch.progress:
                 return None
@@ -211,7 +213,8 @@ class Ingest:
             rows += [r for r in batch.rows if (r.origin.topic, r.origin.partition) in ours]
         self.committed_s = time.monotonic()
         if progress:
-            await self.on_writer(self.store.commit, store.Batch(rows=rows, progress=progress))
+            with self.busy("commit"):
+                await self.on_writer(self.store.commit, store.Batch(rows=rows, progress=progress))
             self.unflushed += len(rows)
 
     async def commit_if_due(self) -> None:
@@ -232,8 +235,9 @@ class Ingest:
 
     async def _flush(self) -> None:
         self.unflushed = 0
-        for part in list(self.parts.values()):
-            await self.on_writer(self._flush_part, part)
+        with self.busy("flush"):
+            for part in list(self.parts.values()):
+                await self.on_writer(self._flush_part, part)
 
     async def _forget(self) -> None:
         """Before anything goes to the lake: who was forgotten since then leaves memory and file."""

@@ -128,19 +128,23 @@ class Scorer:
         found = due(batches)
         rows = [row for batch in batches for row in batch.rows]
         model = self.model
-        interests = await asyncio.get_running_loop().run_in_executor(self.thread, self._run, model, rows, found)
+        busy = self.ingest.busy
+        with busy("predict"):
+            interests = await asyncio.get_running_loop().run_in_executor(self.thread, self._run, model, rows, found)
         while not self.may_emit():  # not heard of by the group for too long: another may own these partitions by now
             if not self._still_ours(found):
                 break
             await asyncio.sleep(0.1)
         now_ms = int(time.time() * 1000)
-        sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
-        for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
-            if self.ingest.parts.get(tp) is part:
-                value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)
-                sends.append(await self.outlet.prediction(trigger.event.user_id.encode(), value))
-                self.predictions += 1
-        await asyncio.gather(*sends)
+        with busy("send"):
+            sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
+            for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
+                if self.ingest.parts.get(tp) is part:
+                    value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)
+                    sends.append(await self.outlet.prediction(trigger.event.user_id.encode(), value))
+                    self.predictions += 1
+        with busy("ack"):
+            await asyncio.gather(*sends)
         self._note_latencies(found)
         self.scored_seq = last
         self.ingest.acknowledged(last)

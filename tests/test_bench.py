@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import doctest
 import json
+from types import ModuleType
 
 import pytest
 
 from deploy import bench, cli
 from deploy.bench import USERS, Ledger, Plan, Turn
+from streams import stages
 
 
-def test_examples_in_the_module_hold() -> None:
-    """Its doctests, which no other run looks at."""
-    assert doctest.testmod(bench).failed == 0
+@pytest.mark.parametrize("module", [bench, stages])
+def test_examples_in_the_modules_hold(module: ModuleType) -> None:
+    """Their doctests, which no other run looks at."""
+    assert doctest.testmod(module).failed == 0
 
 
 def test_late_generator_counts_against_the_latency() -> None:

@@ -18,23 +18,32 @@ from typing import Any
 import faust
 
 from featurestore import lake, sessions, store
-from streams import app, ingest, topics
+from featurestore.events import Row, Session
+from streams import app, ingest, score, topics
 
 
-class Acknowledging:
-    """In the scorer's place: dead letters are sent, nothing is predicted."""
-
-    def __init__(self, taken: ingest.Ingest, outlet: app.Outlet) -> None:
-        self.ingest, self.outlet, self.seen = taken, outlet, 0
+class Silent(score.Scorer):
+    """Dead letters are sent, nothing is predicted."""
 
     async def score(self) -> None:
         """Let everything that was folded be committed."""
-        batches = [batch for batch in self.ingest.waiting if batch.seq > self.seen]
+        batches = [batch for batch in self.ingest.waiting if batch.seq > self.scored_seq]
         for sending in [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]:
             await sending
         if batches:
-            self.seen = batches[-1].seq
-            self.ingest.acknowledged(self.seen)
+            self.scored_seq = batches[-1].seq
+            self.ingest.acknowledged(self.scored_seq)
+
+
+class Nothing:
+    """No model."""
+
+    def learn(self, rows: list[Row]) -> None:
+        """It does not."""
+
+    def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Any]:
+        """It says nothing."""
+        return []
 
 
 def threads_s() -> dict[str, float]:
@@ -82,7 +91,9 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
     built = app.build(
         wiring,
         ingest_=taken,
-        make_scorer=lambda may_emit: Acknowledging(taken, outlet),  # type: ignore[arg-type, return-value]
+        make_scorer=lambda may_emit: Silent(
+            ingest_=taken, model=Nothing(), outlet=outlet, horizon_ms=0, may_emit=may_emit
+        ),
         outlet=outlet,
         beat=lambda: b"{}",
         upkeep=upkeep,
