@@ -82,6 +82,7 @@ def run(settings: dials.Settings) -> None:
         settings=settings.sessions(),
         log_ids=log_ids,
         keep_ms=settings["store.keep"],
+        keep=settings["personal.keep"],
     )
     taken.heard_ms = lambda: others.watermark_ms
     taken.forgotten = following.state.forgotten
@@ -156,6 +157,7 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "watermark_ms": max((p.open.watermark_ms for p in parts), default=0),
         "open_sessions": sum(len(p.open) for p in parts),
         "events": taken.events,
+        "nothing": taken.nothing,
         "stored": sum(p.open.stored for p in parts),
         "duplicates": sum(p.open.duplicates for p in parts),
         "rejected": sum(p.open.rejected for p in parts),

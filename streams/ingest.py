@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,9 +102,10 @@ class Ingest:
         settings: sessions.SessionSettings,
         log_ids: Mapping[str, str],
         keep_ms: int,
+        keep: Collection[str] = (),
     ) -> None:
         self.store, self.lake, self.settings, self.log_ids = store_, lake_, settings, log_ids
-        self.keep_ms = keep_ms
+        self.keep_ms, self.keep = keep_ms, keep  # rows so long; of foreign events' personal fields these
         self.lock = asyncio.Lock()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.parts: dict[TP, Part] = {}
@@ -114,6 +115,7 @@ class Ingest:
         self.told_forgotten: Callable[[], frozenset[str]] = frozenset
         self.erased: dict[str, int] = {}  # user: the last batch that may have caused a prediction for them
         self.events = self.unkeyed = self.dead_letters = 0
+        self.nothing = 0  # messages that hold no event
         self.committed_s = time.monotonic()
         self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
         self.unflushed = 0  # rows committed since the last flush
@@ -156,12 +158,15 @@ class Ingest:
 
     def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
         try:
-            elements = codec.decode(record.value, record.headers)
+            elements = codec.decode(
+                record.value, record.headers, key=record.key, record_ms=record.timestamp, keep=self.keep
+            )
         except codec.BadEvent as bad_message:
             self.events += 1
             part.open.rejected += 1
             self._reject(batch, record, bad_message)
             return
+        self.nothing += not elements
         bad: list[codec.BadElement] = []
         for n, element in enumerate(elements):
             self.events += 1

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faust.types import TP
@@ -29,6 +30,7 @@ class Worker:
             settings=sessions.SessionSettings(),
             log_ids={TOPIC: "log"},
             keep_ms=86_400_000,
+            keep=("email",),
         )
 
     async def adopt(self, *partitions: int, end: int = 0) -> None:
@@ -37,13 +39,23 @@ class Worker:
 
     async def take(self, partition: int, ts_ms: list[int], user: str = "u") -> None:
         """Fold one event an instant, acknowledge and commit."""
+        start = self.ingest.parts[TP(TOPIC, partition)].read
+        events = [
+            {"event_id": f"{partition}-{offset}", "type": "view", "user_id": user, "item_id": "i", "ts": ts}
+            for offset, ts in enumerate(ts_ms, start)
+        ]
+        await self.send(partition, events, key=user, at_ms=ts_ms)
+
+    async def send(self, partition: int, messages: list[dict[str, Any]], *, key: str, at_ms: list[int]) -> None:
+        """Fold messages of one key that arrived then, acknowledge and commit."""
         part = self.ingest.parts[TP(TOPIC, partition)]
-        records = []
-        for offset, ts in enumerate(ts_ms, part.read):
-            event = {"event_id": f"{partition}-{offset}", "type": "view", "user_id": user, "item_id": "i", "ts": ts}
-            value = json.dumps(event).encode()
-            records.append(SimpleNamespace(offset=offset, value=value, key=user.encode(), headers=[], timestamp=ts))
         start = part.read
+        records = [
+            SimpleNamespace(
+                offset=start + n, value=json.dumps(message).encode(), key=key.encode(), headers=[], timestamp=arrived
+            )
+            for n, (message, arrived) in enumerate(zip(messages, at_ms, strict=True))
+        ]
         part.end = max(part.end, start + len(records))
         batch = await self.ingest.fold({TP(TOPIC, partition): transport.Stretch(start=start, records=records)})
         assert batch is not None
@@ -120,6 +132,26 @@ def test_forgotten_user_leaves_memory_store_and_what_waits(worker: Worker, tmp_p
     assert [r.event.user_id for r in worker.lake.cover().rows()] == ["stays"]
     worker.store.connection.execute("CHECKPOINT")
     assert not any(gone.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_other_systems_events_are_taken_with_what_their_message_tells(worker: Worker) -> None:
+    """What a dialect leaves to the message is taken from it; a listed personal field stays; no act is no event."""
+    track = {
+        "type": "track", "messageId": "m1", "userId": "u", "event": "Product Viewed",
+        "properties": {"product_id": "p1", "email": "a@b.c", "phone": "+49 1"},
+    }  # fmt: skip
+    identify = {"type": "identify", "messageId": "m2", "userId": "u", "timestamp": "2026-03-01T10:00:00Z"}
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        await worker.send(0, [track, identify], key="u", at_ms=[5_000_000_000, 6_000_000_000])
+
+    asyncio.run(steps())
+    (row,) = worker.store.rows(worker.ingest.parts[TP(TOPIC, 0)].key, 0)
+    assert (row.event.user_id, row.event.ts_ms, row.event.item_id) == ("u", 5_000_000_000, "p1")
+    assert "a@b.c" in (row.event.properties or "")
+    assert "+49 1" not in (row.event.properties or "")
+    assert (worker.ingest.events, worker.ingest.nothing, worker.ingest.dead_letters) == (1, 1, 0)
 
 
 def test_log_that_ends_below_what_was_read_stops_the_worker(worker: Worker) -> None:
