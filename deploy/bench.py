@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import shutil
 import signal
 import statistics
@@ -23,9 +24,10 @@ import orjson
 
 from deploy import broker
 from deploy.demo import shop
-from deploy.settings import Settings
+from deploy.settings import Settings, from_arguments
 from deploy.supervisor import last_words
 from streams import control, topics
+from streams.connection import Connection
 
 USERS = 10_000  # far enough apart that a person's events seldom meet in one batch
 WARM = 4_000  # events before the first turn, so that the memory has something to say
@@ -213,17 +215,18 @@ async def _measure(settings: Settings, plan: Plan, say: Callable[[str], None], f
     children: list[Any] = []
     try:
         log = folder / "worker.log"
-        children.append(broker.spawn([sys.executable, "-m", "deploy.worker", *mine.options()], log))
+        children.append(broker.spawn([sys.executable, "-m", "deploy.worker", *mine.options()], log,
+                                     mine.secrets()))  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:
             beats = await stack.enter_async_context(_beats(mine))
             events = Events()
-            producer = aiokafka.AIOKafkaProducer(bootstrap_servers=mine.kafka, linger_ms=5, acks="all")
+            producer = aiokafka.AIOKafkaProducer(**mine.kafka.for_aiokafka(), linger_ms=5, acks="all")
             await stack.enter_async_context(producer)
             worker = await _side(stack, "worker", mine, names, producer, events)
             await _warm(worker, beats, plan.model, children[0], log, say)
             size = round(statistics.mean(worker.sizes))
-            children.append(broker.spawn([sys.executable, "-m", "deploy.bench", mine.kafka, *_ends(echoed), str(size)],
-                                         folder / "echo.log"))  # fmt: skip
+            command = [sys.executable, "-m", "deploy.bench", *_ends(echoed), str(size), *mine.options()]
+            children.append(broker.spawn(command, folder / "echo.log", mine.secrets()))
             echo = await _side(stack, "echo", mine, echoed, producer, events)
             await _answering(echo, children[1], folder / "echo.log")
             turns = await _turns(plan, worker, echo, beats, say)
@@ -277,10 +280,10 @@ async def _side(
     return side
 
 
-async def _reader(stack: contextlib.AsyncExitStack, kafka: str, topic: str) -> Any:
+async def _reader(stack: contextlib.AsyncExitStack, kafka: Connection, topic: str) -> Any:
     """Everything in a topic from its start, without a group."""
     consumer = aiokafka.AIOKafkaConsumer(
-        topic, bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
+        topic, **kafka.for_aiokafka(), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
     )
     await stack.enter_async_context(consumer)
     return consumer
@@ -356,11 +359,11 @@ async def _turns(plan: Plan, worker: Side, echo: Side, beats: _Beats, say: Calla
     return turns
 
 
-def _remove(kafka: str, names: Sequence[str]) -> None:
+def _remove(kafka: Connection, names: Sequence[str]) -> None:
     from kafka.admin import KafkaAdminClient
 
     with contextlib.suppress(Exception):  # the broker of its own ends anyway
-        admin = KafkaAdminClient(bootstrap_servers=kafka.split(","))
+        admin = KafkaAdminClient(**kafka.for_kafka_python())
         admin.delete_topics(list(dict.fromkeys(names)))
         admin.close()
 
@@ -437,25 +440,26 @@ def quantile(values: Sequence[float], share: float) -> float:
 # ---------------------------------------------------------------- the echo
 
 
-async def _echo(kafka: str, source: str, sink: str, size: int) -> None:
+async def _echo(kafka: Connection, source: str, sink: str, size: int) -> None:
     """One record of `size` bytes for each that comes, acknowledged before the next poll is taken: nothing else."""
     consumer = aiokafka.AIOKafkaConsumer(
-        source, bootstrap_servers=kafka, group_id=source, auto_offset_reset="earliest", fetch_max_wait_ms=50,
+        source, **kafka.for_aiokafka(), group_id=source, auto_offset_reset="earliest", fetch_max_wait_ms=50,
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500,
     )  # fmt: skip
-    producer = aiokafka.AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=5, acks="all")
+    producer = aiokafka.AIOKafkaProducer(**kafka.for_aiokafka(), linger_ms=5, acks="all")
     async with consumer, producer:
         while True:
-            for records in (await consumer.getmany(timeout_ms=1_000)).values():
-                sends = []
-                for record in records:
-                    event_id = orjson.loads(record.value)["event_id"]
-                    head = b'{"trigger":{"event_id":"%s"},"pad":"' % event_id.encode()
-                    value = head + b"x" * max(0, size - len(head) - 2) + b'"}'
-                    sends.append(await producer.send(sink, value, key=record.key))
-                await asyncio.gather(*sends)
+            polled = await consumer.getmany(timeout_ms=1_000)
+            sends = []
+            for record in (record for records in polled.values() for record in records):
+                event_id = orjson.loads(record.value)["event_id"]
+                head = b'{"trigger":{"event_id":"%s"},"pad":"' % event_id.encode()
+                value = head + b"x" * max(0, size - len(head) - 2) + b'"}'
+                sends.append(await producer.send(sink, value, key=record.key))
+            await asyncio.gather(*sends)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_echo(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+        said = from_arguments(sys.argv[4:], os.environ)
+        asyncio.run(_echo(said.kafka, sys.argv[1], sys.argv[2], int(sys.argv[3])))

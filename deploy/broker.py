@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -134,16 +134,20 @@ def answers(host: str, port: int) -> bool:
         return False
 
 
-def spawn(command: Sequence[str], output: int | Path) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], output: int | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a child that ctrl-C does not reach and that does not outlive this process.
 
-    On Linux it ends with the thread that started it: call this from one that lasts.
+    On Linux it ends with the thread that started it: call this from one that lasts. `environment` is added to ours.
     """
     with contextlib.ExitStack() as stack:
         sink = output if isinstance(output, int) else stack.enter_context(output.open("ab"))
         return subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-            start_new_session=True, preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
         )  # fmt: skip
 
 

@@ -13,8 +13,11 @@ import threading
 import uuid
 from pathlib import Path
 
+import msgspec
+
 from deploy import broker
 from deploy.broker import Broker, BrokerError
+from streams.connection import Connection, Mechanism
 
 VERSION = "4.3.1"
 POM = Path(__file__).with_name("kafka-pom.xml")
@@ -22,16 +25,43 @@ HEAP = "512m"
 STARTED = b"Kafka Server started"
 
 
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a Kafka lets in: TLS with certificates made on the spot, and one user (none: the certificate is enough)."""
+
+    user: str = ""
+    password: str = ""
+    mechanism: Mechanism = "SCRAM-SHA-512"
+
+    def __repr__(self) -> str:
+        return f"Guard({self.mechanism})"
+
+
 class Kafka(Broker):
     """A Kafka that can be killed and started again on the same port with its data intact."""
 
-    def __init__(self, process: subprocess.Popen[bytes], host: str, port: int, data: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], host: str, port: int, data: Path, guard: Guard | None = None
+    ) -> None:
         super().__init__(process, host, port)
-        self.data = data
+        self.data, self.guard = data, guard
+
+    @property
+    def connection(self) -> Connection:
+        """How its clients reach it."""
+        guard, tls = self.guard, self.data / "tls"
+        if guard is None:
+            return Connection(self.address)
+        if not guard.user:
+            cert, key = tls / "client.crt", tls / "client.key"
+            return Connection(self.address, protocol="SSL", ca=tls / "ca.crt", cert=cert, key=key)
+        return Connection(
+            self.address, protocol="SASL_SSL", mechanism=guard.mechanism, user=guard.user, password=guard.password,
+            ca=tls / "ca.crt",
+        )  # fmt: skip
 
     def restart(self) -> None:
         """Start it again after `stop` or `kill`; returns when it is ready."""
-        self.process = start(self.port, self.data, self.host).process
+        self.process = start(self.port, self.data, self.host, self.guard).process
 
 
 def missing() -> str | None:
@@ -42,7 +72,7 @@ def missing() -> str | None:
     return f"{' and '.join(absent)} not found: install Java 17 or later and Maven" if absent else None
 
 
-def start(port: int, data: Path, host: str = "127.0.0.1") -> Kafka:
+def start(port: int, data: Path, host: str = "127.0.0.1", guard: Guard | None = None) -> Kafka:
     """Start Kafka on `port` (0: a free one) with its data in `data`; returns when it is ready."""
     if reason := missing():
         raise BrokerError(f"a real Kafka cannot be started here: {reason}")
@@ -51,15 +81,22 @@ def start(port: int, data: Path, host: str = "127.0.0.1") -> Kafka:
     folder = jars()
     data.mkdir(parents=True, exist_ok=True)
     properties = data / "server.properties"
-    properties.write_text(_properties(host, port, data.resolve()), encoding="utf-8")
+    if guard is not None and not (data / "tls").is_dir():
+        certificates(data / "tls", host)
+    properties.touch(mode=0o600)  # with a guard it holds the password
+    properties.write_text(_properties(host, port, data.resolve(), guard), encoding="utf-8")
     log = data / "kafka.log"
     if not (data / "log" / "meta.properties").exists():
-        _format(folder, properties)
+        _format(folder, properties, guard)
     seen = log.stat().st_size if log.exists() else 0
     process = broker.spawn([*_java(folder), "kafka.Kafka", str(properties)], log)
-    kafka = Kafka(process, host, port, data)
+    kafka = Kafka(process, host, port, data, guard)
+
+    def ready() -> bool:
+        return STARTED in _since(log, seen) and (guard is not None or broker.answers(host, port))
+
     try:
-        return broker.wait_ready(kafka, lambda: STARTED in _since(log, seen) and broker.answers(host, port))
+        return broker.wait_ready(kafka, ready)
     except BrokerError as error:
         tail = _since(log, seen)[-1500:].decode(errors="replace")
         raise BrokerError(f"{error}; the end of {log}:\n{tail}") from error
@@ -95,16 +132,38 @@ def _java(folder: Path) -> list[str]:
     return ["java", f"-Xmx{HEAP}", "-XX:+UseSerialGC", *quiet, "-cp", f"{folder}/*"]
 
 
-def _format(folder: Path, properties: Path) -> None:
+def certificates(folder: Path, host: str) -> None:
+    """An authority of its own and what it signed for the broker at `host` and for a client, by openssl."""
+    folder.mkdir(parents=True)
+    names = folder / "names"
+    names.write_text(f"subjectAltName=IP:127.0.0.1,DNS:localhost,{'IP' if host[0].isdigit() else 'DNS'}:{host}\n")
+    key = ["-newkey", "rsa:2048", "-nodes"]
+    ca = ["-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", "30"]
+    _openssl(folder, "req", "-x509", *key, "-subj", "/CN=ca", "-days", "30", "-keyout", "ca.key", "-out", "ca.crt")
+    for name in ("broker", "client"):
+        _openssl(folder, "req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        _openssl(folder, "x509", "-req", "-in", f"{name}.csr", *ca, "-extfile", str(names), "-out", f"{name}.crt")
+    both = [(folder / f"broker.{end}").read_text(encoding="utf-8") for end in ("key", "crt")]
+    (folder / "broker.pem").write_text("".join(both), encoding="utf-8")
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    _run(["openssl", *arguments], "the certificates could not be made (is openssl there?)", folder)
+
+
+def _format(folder: Path, properties: Path, guard: Guard | None) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+    known = []
+    if guard is not None and guard.mechanism != "PLAIN" and guard.user:
+        known = ["--add-scram", f"{guard.mechanism}=[name={guard.user},password={guard.password}]"]
     _run(
-        [*_java(folder), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+        [*_java(folder), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *known],
         f"the storage beside {properties} could not be formatted",
     )
 
 
-def _run(command: list[str], failed: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _run(command: list[str], failed: str, folder: Path | None = None) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         raise BrokerError(f"{failed}: {(done.stdout + done.stderr)[-1500:]}")
 
@@ -115,7 +174,7 @@ def _since(log: Path, position: int) -> bytes:
         return file.read()
 
 
-def _properties(host: str, port: int, data: Path) -> str:
+def _properties(host: str, port: int, data: Path, guard: Guard | None) -> str:
     controller = broker.free_port()
     settings = {
         "process.roles": "broker,controller",
@@ -137,7 +196,34 @@ def _properties(host: str, port: int, data: Path) -> str:
         "transaction.state.log.min.isr": 1,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
     }
+    if guard is not None:
+        settings |= _guarded(f"{host}:{port}", f"127.0.0.1:{controller}", data / "tls", guard)
     return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _guarded(address: str, controller: str, tls: Path, guard: Guard) -> dict[str, object]:
+    """The listener for clients behind the guard; what the broker says to itself stays plain and on loopback."""
+    inner = f"127.0.0.1:{broker.free_port()}"
+    protocol = "SASL_SSL" if guard.user else "SSL"
+    settings: dict[str, object] = {
+        "listeners": f"CLIENTS://{address},INNER://{inner},CONTROLLER://{controller}",
+        "advertised.listeners": f"CLIENTS://{address},INNER://{inner}",
+        "inter.broker.listener.name": "INNER",
+        "listener.security.protocol.map": f"CLIENTS:{protocol},INNER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": tls / "broker.pem",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": tls / "ca.crt",
+    }
+    if not guard.user:
+        return settings | {"ssl.client.auth": "required"}
+    listener = f"listener.name.clients.{guard.mechanism.lower()}.sasl.jaas.config"
+    module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    if guard.mechanism == "PLAIN":
+        module = (
+            f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{guard.user}="{guard.password}";'
+        )
+    return settings | {"sasl.enabled.mechanisms": guard.mechanism, listener: module}
 
 
 def main() -> None:

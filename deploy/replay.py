@@ -19,6 +19,7 @@ import orjson
 
 from featurestore.events import Event
 from streams import codec
+from streams.connection import Connection
 from streams.dialects import files
 
 LINE_BYTES = 2 * 1024 * 1024  # no topic takes a longer one
@@ -230,7 +231,7 @@ def checked(sent: Sent) -> Sent:
     return sent
 
 
-def producer(brokers: str, topic: str | None = None) -> Producer:
+def producer(brokers: str | Connection, topic: str | None = None) -> Producer:
     """A kafka-python producer for many small records (no idempotence: the embedded broker has none).
 
     Raises at once where no broker listens, or where the topic that is named is not there.
@@ -238,14 +239,14 @@ def producer(brokers: str, topic: str | None = None) -> Producer:
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
-    from streams import topics
+    from streams import connection, topics
 
     topics.require_listener(brokers)
     if topic is not None:
         topics.log_ids(brokers, [topic])
     try:
         return KafkaProducer(  # type: ignore[no-any-return]
-            bootstrap_servers=brokers.split(","), acks="all", enable_idempotence=False, linger_ms=20,
+            **connection.of(brokers).for_kafka_python(), acks="all", enable_idempotence=False, linger_ms=20,
             batch_size=64 * 1024, max_request_size=LINE_BYTES + 64 * 1024, bootstrap_timeout_ms=10_000,
             max_in_flight_requests_per_connection=1, max_block_ms=30_000,
         )  # fmt: skip

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from deploy import logs
+from streams.connection import MECHANISMS, PROTOCOLS, Connection
+
 if TYPE_CHECKING:
     from featurestore.sessions import SessionSettings
     from featurestore.window import WindowPolicy
@@ -44,12 +47,17 @@ class Dial(msgspec.Struct, frozen=True, kw_only=True):
     parse: Callable[[str], Any]
     help: str
     clock: Clock = ""
+    secret: bool = False  # never shown, and never among a process's arguments
     live: bool = False  # may be changed by the control log while everything runs
 
     @property
     def env(self) -> str:
         """The environment variable that sets it."""
         return ENV_PREFIX + self.name.replace(".", "_").upper()
+
+    def shown(self, text: str) -> str:
+        """A value as it may be shown."""
+        return "***" if self.secret and text else text
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +130,25 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    """A parser that takes these words only."""
+
+    def word(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"write one of {', '.join(words)}")
+        return text
+
+    return word
+
+
+def _file(text: str) -> Path | None:
+    if not text:
+        return None
+    if not (path := Path(text).expanduser().absolute()).is_file():
+        raise ValueError("there is no such file: name one that this process can read")
+    return path
+
+
 def _brokers(text: str) -> str:
     for server in text.split(","):
         host, colon, port = server.strip().rpartition(":")
@@ -156,18 +183,6 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _tune(text: str) -> str:
-    if text not in TUNE_MODES:
-        raise ValueError(f"write one of {', '.join(TUNE_MODES)}")
-    return text
-
-
-def _logs(text: str) -> str:
-    if text not in ("text", "json"):
-        raise ValueError("write text or json")
-    return text
-
-
 def _every(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
@@ -188,7 +203,14 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="cadence", default="60s", parse=_positive, clock="wall", live=True, help="time between retrains"),
     Dial(name="window", default="200000", parse=_count, clock="event", live=True, help="the newest cuts trained on"),
     Dial(name="window.age", default="14d", parse=_positive, clock="event", live=True, help="the oldest cut trained on"),
-    Dial(name="tune", default="lora", parse=_tune, clock="wall", live=True, help="how the language model is tuned"),
+    Dial(
+        name="tune",
+        default="lora",
+        parse=one_of(TUNE_MODES),
+        clock="wall",
+        live=True,
+        help="how the language model is tuned",
+    ),
     Dial(
         name="tune.every",
         default="auto",
@@ -216,6 +238,14 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="lake.keep", default="30d", parse=_positive, clock="event", help="how long the lake keeps rows"),
     Dial(name="models.keep", default="50", parse=_count, help="how many versions are kept beside the pinned"),
     Dial(name="kafka", default="127.0.0.1:9092", parse=_brokers, help="the brokers, HOST:PORT"),
+    Dial(name="kafka.protocol", default="PLAINTEXT", parse=one_of(PROTOCOLS), help=", ".join(PROTOCOLS)),
+    Dial(name="kafka.mechanism", default="SCRAM-SHA-512", parse=one_of(MECHANISMS), help="how SASL proves the user"),
+    Dial(name="kafka.user", default="", parse=_text, help="the user that SASL_SSL logs in"),
+    Dial(name="kafka.password", default="", parse=_text, secret=True, help="its password; better in a file"),
+    Dial(name="kafka.password.file", default="", parse=_file, help="a file that holds the password alone"),
+    Dial(name="kafka.ca", default="", parse=_file, help="PEM of who signed the brokers' certificates"),
+    Dial(name="kafka.cert", default="", parse=_file, help="PEM of our own certificate, for brokers that ask for it"),
+    Dial(name="kafka.key", default="", parse=_file, help="PEM of its key"),
     Dial(name="topics.events", default="clickstream.events", parse=_topics, help="event topics, comma separated"),
     Dial(name="personal.keep", default="", parse=_words, help="fields of other systems' events kept though personal"),
     Dial(name="topics.items", default="clickstream.items", parse=_topic, help="item texts"),
@@ -225,7 +255,12 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="topics.state", default="interest.state", parse=_topic, help="the workers' beats"),
     Dial(name="shared", default="nextclick-data", parse=_path, help="the shared folder: lake, versions, encoders"),
     Dial(name="worker", default="", parse=_name, help="this worker's name, of its store file and its beats"),
-    Dial(name="logs", default="text", parse=_logs, help="how processes log: text, or json: one object a line"),
+    Dial(
+        name="logs",
+        default="text",
+        parse=one_of(("text", "json")),
+        help="how processes log: text, or json: one object a line",
+    ),
     Dial(name="http.port", default="0", parse=_port, help="port of the worker's web server on loopback; 0: none"),
 )
 BY_NAME: Mapping[str, Dial] = {d.name: d for d in DIALS}
@@ -256,7 +291,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values = {}
         for dial in DIALS:
             said = next(((source, layer[dial.name]) for source, layer in layers if dial.name in layer), None)
-            default: tuple[Source, Any] = ("default", dial.default or _host())
+            default: tuple[Source, Any] = ("default", _host() if dial.name == "worker" else dial.default)
             source, raw = said if said is not None else default
             values[dial.name] = _value(dial, raw, source)
         names = {d.env for d in DIALS} | OTHER_ENV
@@ -275,6 +310,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         topics = [*self["topics.events"], *(self[f"topics.{t}"] for t in TOPIC_NAMES)]
         if twice := {t for t in topics if topics.count(t) > 1}:
             raise SettingsError(f"topics: {', '.join(sorted(twice))} is named twice; give each topic a name of its own")
+        if isinstance(unfit := self._connection(), ValueError):
+            raise SettingsError(f"kafka.*: {unfit}")
+
+    def _connection(self) -> Connection | ValueError:
+        said = {name: self[f"kafka.{name}"] for name in ("protocol", "mechanism", "user", "ca", "cert", "key")}
+        try:
+            return Connection(self["kafka"], password=self.secret("kafka.password"), **said)
+        except ValueError as error:
+            return error
+
+    def secret(self, name: str) -> str:
+        """A secret as it was said, or the first line of the file named for it."""
+        file = self[f"{name}.file"]
+        if file is None:
+            return str(self[name])
+        if self[name]:
+            raise SettingsError(f"{name} and {name}.file are both set: leave one of them out")
+        try:
+            return file.read_text(encoding="utf-8").partition("\n")[0].strip("\r")  # type: ignore[no-any-return]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{name}.file = {file} cannot be read ({type(error).__name__}): check it") from error
 
     def __getitem__(self, name: str) -> Any:
         """The parsed value of a dial: durations as milliseconds, paths as absolute Path."""
@@ -310,14 +366,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> list[str]:
         """`--set` arguments that give a child process exactly these values (live ones stay free for control)."""
         return [
-            a for d in DIALS if self.source(d.name) != "default" for a in ("--set", f"{d.name}={self.text(d.name)}")
+            a
+            for d in DIALS
+            if self.source(d.name) != "default" and not d.secret
+            for a in ("--set", f"{d.name}={self.text(d.name)}")
         ]
+
+    def secrets(self) -> dict[str, str]:
+        """The secrets as a child's environment: arguments can be read by everybody on the machine."""
+        return {d.env: self.text(d.name) for d in DIALS if d.secret and self.source(d.name) != "default"}
 
     def table(self) -> list[dict[str, Any]]:
         """One record a dial, for `config show`."""
         return [
             {
-                "name": d.name, "value": v.text if not isinstance(v.value, Path) else str(v.value), "source": v.source,
+                "name": d.name, "value": d.shown(str(v.value) if isinstance(v.value, Path) else v.text),
+                "source": v.source,
                 "by": v.by, "at_ms": v.at_ms, "clock": d.clock, "live": d.live, "env": d.env, "help": d.help,
             }
             for d in DIALS
@@ -325,9 +389,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ]  # fmt: skip
 
     @property
-    def kafka(self) -> str:
-        """Bootstrap servers."""
-        return str(self["kafka"])
+    def kafka(self) -> Connection:
+        """The brokers and what they ask for; as text their addresses alone."""
+        made = self._connection()
+        assert isinstance(made, Connection)  # checked when the settings were made
+        return made
 
     @property
     def shared(self) -> Path:
@@ -408,7 +474,7 @@ def parsed(dial: Dial, raw: Any, source: str) -> Any:
     try:
         return dial.parse(text)
     except ValueError as error:
-        raise SettingsError(f"{dial.name} = {text!r} (from {source}) cannot be used: {error}") from error
+        raise SettingsError(f"{dial.name} = {dial.shown(text)!r} (from {source}) cannot be used: {error}") from error
 
 
 def _value(dial: Dial, raw: Any, source: Source) -> Value:
@@ -475,7 +541,8 @@ def _known(said: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name not in BY_NAME:
             near = difflib.get_close_matches(name, BY_NAME, n=1)
             hint = f"did you mean {near[0]}?" if near else "`nextclick config show` lists all settings"
-            raise SettingsError(f"{name} = {_plain(said[name])!r} (from {where}) is no setting: {hint}")
+            text = "***" if logs.SECRET.search(name) else _plain(said[name])
+            raise SettingsError(f"{name} = {text!r} (from {where}) is no setting: {hint}")
     return dict(said)
 
 

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ class Child(msgspec.Struct, kw_only=True):
     name: str
     command: Sequence[str]
     output: Path
+    environment: Mapping[str, str] = {}  # beside this process's: what must not stand among the arguments
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     failures: int = 0
@@ -47,7 +48,7 @@ class Supervisor:
         self._run(child)
 
     def _run(self, child: Child) -> None:
-        child.process = broker.spawn(child.command, child.output)
+        child.process = broker.spawn(child.command, child.output, child.environment)
         child.started_s = self._now()
 
     def step(self) -> None:

@@ -257,7 +257,7 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     scheduler = BackgroundScheduler(timezone="UTC")
     scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=2, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
-        names.control, bootstrap_servers=settings.kafka.split(","), group_id=f"nextclick-trainer-{names.control}",
+        names.control, **settings.kafka.for_kafka_python(), group_id=f"nextclick-trainer-{names.control}",
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,
         partition_assignment_strategy=[StickyPartitionAssignor],  # who leads goes on when another one joins
     )  # fmt: skip

@@ -72,7 +72,7 @@ class Watch:
         from kafka import KafkaConsumer, TopicPartition
 
         consumer = KafkaConsumer(
-            bootstrap_servers=self.settings.kafka.split(","), group_id=None, enable_auto_commit=False,
+            **self.settings.kafka.for_kafka_python(), group_id=None, enable_auto_commit=False,
             auto_offset_reset="earliest", fetch_max_wait_ms=100,
         )  # fmt: skip
         watched = (self.names.state, self.names.predictions, self.names.dead_letters, *self.names.events)
@@ -238,7 +238,8 @@ def _supervised(
     try:
         for name in ("worker", "trainer"):
             command = [sys.executable, "-m", "deploy.cli", name, *settings.options()]
-            supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log"))
+            supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log",
+                                   environment=settings.secrets()))  # fmt: skip
         tell(f"worker and trainer are starting; their logs: {logs}")
         _until_ready(watch, supervisor, stopped, logs)
         if not stopped.is_set():

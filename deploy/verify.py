@@ -85,7 +85,7 @@ async def _kafka(
     here = {f"{name}@{log_id}": name for name, log_id in ids.items()}
     compared = {}
     consumer = aiokafka.AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka, enable_auto_commit=False, isolation_level="read_committed",
+        **settings.kafka.for_aiokafka(), enable_auto_commit=False, isolation_level="read_committed",
         auto_offset_reset="none", fetch_max_wait_ms=50,
     )  # fmt: skip
     await consumer.start()

@@ -17,7 +17,7 @@ import faust
 import msgspec
 import structlog
 
-from streams import codec, ingest, score, topics, transport
+from streams import codec, connection, ingest, score, topics, transport
 
 log = structlog.get_logger()
 
@@ -29,9 +29,9 @@ KEPT_MS = 7 * topics.DAY_MS  # a dead letter older than this would soon be older
 
 
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the Faust app is built from; `kafka` is `host:port[,host:port]`."""
+    """What the Faust app is built from; `kafka` is a `Connection`, or plain `host:port[,host:port]`."""
 
-    kafka: str
+    kafka: str | connection.Connection
     worker: str
     events: tuple[str, ...]
     predictions: str
@@ -54,8 +54,8 @@ class Outlet:
         async with self.starting:  # made on the running loop, at the first send
             if compression not in self.producers:
                 producer = aiokafka.AIOKafkaProducer(
-                    bootstrap_servers=self.settings.kafka, linger_ms=5, acks="all", compression_type=compression,
-                    max_request_size=MAX_REQUEST,
+                    **connection.of(self.settings.kafka).for_aiokafka(), linger_ms=5, acks="all",
+                    compression_type=compression, max_request_size=MAX_REQUEST,
                 )  # fmt: skip
                 await producer.start()
                 self.producers[compression] = producer
@@ -136,6 +136,15 @@ def tell_other_logs(ingest_: ingest.Ingest) -> None:
                         topic=topic, log=log_id, others=others)  # fmt: skip
 
 
+def credentials(kafka: connection.Connection) -> Any:
+    """A connection as Faust wants it said; None where there is neither TLS nor a user."""
+    if kafka.sasl:
+        return faust.SASLCredentials(
+            username=kafka.user, password=kafka.password, mechanism=kafka.mechanism, ssl_context=kafka.context()
+        )
+    return faust.SSLCredentials(kafka.context()) if kafka.tls else None
+
+
 def build(
     settings: AppSettings,
     *,
@@ -149,7 +158,8 @@ def build(
     tell_other_logs(ingest_)
     app = faust.App(
         settings.group,
-        broker="kafka://" + settings.kafka.replace(",", ";"),
+        broker="kafka://" + str(settings.kafka).replace(",", ";"),
+        broker_credentials=credentials(connection.of(settings.kafka)),
         store="memory://",
         datadir=str(settings.data / f"{settings.worker}.faust"),
         web_enabled=False,
@@ -210,8 +220,9 @@ def build(
     @app.timer(1.0)  # type: ignore[untyped-decorator]
     @fail_stop
     async def heartbeat(app: Any) -> None:
-        for tp, part in ingest_.parts.items():
-            part.end = app.consumer.highwater(tp) or part.end
+        for tp in ingest_.parts:
+            if (end := app.consumer.end(tp)) is not None:
+                ingest_.hear_end(tp, end)
         ingest_.raise_idle()
         watch()
         await outlet.beat(beat())
@@ -219,7 +230,7 @@ def build(
     def watch() -> None:
         """No progress while there is lag, for a minute that the process ran: stop, a restart may mend it."""
         done = (sum(part.read for part in ingest_.parts.values()), scorer.predictions, scorer.scored_seq)
-        lag = any(part.end > part.read + 1 for part in ingest_.parts.values())
+        lag = any(part.end > part.read for part in ingest_.parts.values())
         seen["ticks"] = seen["ticks"] + 1 if lag and done == seen["done"] else 0  # a frozen process is not blamed
         seen["done"] = done
         if seen["ticks"] > STALLED_S:

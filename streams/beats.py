@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 import structlog
 
-from streams import control
+from streams import connection, control
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ class Beats(control.Follower):
     That an event time was seen stays true when its worker is gone; a partition that nobody owns is raised by nobody.
     """
 
-    def __init__(self, kafka_: str, topic: str, logs: Collection[str]) -> None:
+    def __init__(self, kafka_: str | connection.Connection, topic: str, logs: Collection[str]) -> None:
         super().__init__(kafka_, topic)
         self.logs = frozenset(logs)
         self.watermark_ms = 0

@@ -13,10 +13,19 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from featurestore.events import Event
-from streams import codec, topics
+from streams import codec, connection, topics
 from streams.codec import Prediction
+from streams.connection import Connection
 
-__all__ = ["Event", "EventProducer", "LatestPredictions", "NotDelivered", "Prediction", "PredictionConsumer"]
+__all__ = [
+    "Connection",
+    "Event",
+    "EventProducer",
+    "LatestPredictions",
+    "NotDelivered",
+    "Prediction",
+    "PredictionConsumer",
+]
 
 BOOTSTRAP_S = 10.0
 METADATA_S = 20.0  # how long `send` waits to learn where a topic lies
@@ -38,10 +47,13 @@ class NotDelivered(RuntimeError):
 class EventProducer:
     """Sends events keyed by their user; one that breaks the contract is refused here, before it is sent.
 
-    A retry may write an event twice: its `event_id` lets it count once.
+    A retry may write an event twice: its `event_id` lets it count once. `kafka` is HOST:PORT, or a `Connection` that
+    says how TLS and the user are.
     """
 
-    def __init__(self, kafka: str = "127.0.0.1:9092", topic: str = "clickstream.events", **options: Any) -> None:
+    def __init__(
+        self, kafka: str | Connection = "127.0.0.1:9092", topic: str = "clickstream.events", **options: Any
+    ) -> None:
         self.topic = topic
         defaults: dict[str, Any] = {
             "acks": "all",
@@ -115,11 +127,11 @@ def _checked(event: Event | Mapping[str, Any]) -> tuple[Event, bytes]:
     return checked, value
 
 
-def _connected(kind: Callable[..., Any], kafka: str, options: dict[str, Any], *topic: str) -> Any:
+def _connected(kind: Callable[..., Any], kafka: str | Connection, options: dict[str, Any], *topic: str) -> Any:
     topics.require_listener(kafka)
     defaults = {"bootstrap_timeout_ms": int(BOOTSTRAP_S * 1000)}
     try:
-        return kind(*topic, bootstrap_servers=kafka.split(","), **(defaults | options))
+        return kind(*topic, **(defaults | connection.of(kafka).for_kafka_python() | options))
     except KafkaError as error:
         raise topics.BrokerUnreachable(kafka, type(error).__name__) from error
 
@@ -129,7 +141,7 @@ class PredictionConsumer:
 
     def __init__(
         self,
-        kafka: str = "127.0.0.1:9092",
+        kafka: str | Connection = "127.0.0.1:9092",
         topic: str = "interest.predictions",
         group: str | None = None,
         from_start: bool = False,

@@ -12,6 +12,8 @@ import kafka
 import msgspec
 import structlog
 
+from streams import connection
+
 log = structlog.get_logger()
 
 VERDICTS = 50  # kept in the state
@@ -119,9 +121,10 @@ _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
 class ControlWriter:
     """Appends entries; each is acknowledged before `append` returns."""
 
-    def __init__(self, kafka_: str, topic: str = "interest.control") -> None:
+    def __init__(self, kafka_: str | connection.Connection, topic: str = "interest.control") -> None:
         self.topic = topic
-        self._producer = kafka.KafkaProducer(bootstrap_servers=kafka_.split(","), acks="all", enable_idempotence=False)
+        said = connection.of(kafka_).for_kafka_python()
+        self._producer = kafka.KafkaProducer(acks="all", enable_idempotence=False, **said)
 
     def append(self, kind: str, data: dict[str, Any] | None = None, *, by: str) -> Entry:
         """Write one entry; raises kafka.errors.KafkaError where the broker does not take it within 20 s."""
@@ -136,8 +139,8 @@ class ControlWriter:
 class Follower:
     """Reads a topic of one partition from its start in a thread, without a group, and follows it."""
 
-    def __init__(self, kafka_: str, topic: str) -> None:
-        self.kafka, self.topic = kafka_, topic
+    def __init__(self, kafka_: str | connection.Connection, topic: str) -> None:
+        self.kafka, self.topic = connection.of(kafka_), topic
         self._caught_up, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name=topic, daemon=True)
 
@@ -171,7 +174,7 @@ class Follower:
 
     def _read(self) -> None:
         part = kafka.TopicPartition(self.topic, 0)
-        consumer = kafka.KafkaConsumer(bootstrap_servers=self.kafka.split(","), enable_auto_commit=False)
+        consumer = kafka.KafkaConsumer(enable_auto_commit=False, **self.kafka.for_kafka_python())
         try:
             consumer.assign([part])
             consumer.seek_to_beginning(part)
@@ -192,7 +195,10 @@ class ControlLog(Follower):
     """The control log as this process knows it; `state` is always a fold of all that was read."""
 
     def __init__(
-        self, kafka_: str, on_entry: Callable[[Entry], None] | None = None, topic: str = "interest.control"
+        self,
+        kafka_: str | connection.Connection,
+        on_entry: Callable[[Entry], None] | None = None,
+        topic: str = "interest.control",
     ) -> None:
         super().__init__(kafka_, topic)
         self.on_entry = on_entry

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,8 +13,13 @@ import msgspec
 from kafka import errors
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from streams.connection import BrokerUnreachable, Connection, of
+from streams.connection import knock as require_listener
+
+__all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics", "ensure", "log_id", "log_ids",
+           "require_listener", "shapes"]  # fmt: skip
+
 DAY_MS = 86_400_000
-CONNECT_S = 5.0
 EVENT_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
@@ -51,16 +55,6 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return f"topic {self.topic}: {self.setting} is {self.found}, wanted is {self.wanted}"
 
 
-class BrokerUnreachable(ConnectionError):
-    """No Kafka broker answers there: start one (`nextclick up` or `nextclick broker`) or set --kafka HOST:PORT."""
-
-    def __init__(self, kafka: str, why: object) -> None:
-        super().__init__(
-            f"no Kafka broker answers at {kafka} ({why}): "
-            "start one (`nextclick up` or `nextclick broker`) or set --kafka HOST:PORT"
-        )
-
-
 class TopicUnusable(RuntimeError):
     """A topic is missing or has a shape that cannot work; the message names it and the remedy."""
 
@@ -86,12 +80,10 @@ def shapes(topics: Topics) -> dict[str, Shape]:
     }
 
 
-def ensure(
-    kafka: str, topics: Topics, replication: int = 1, security: Mapping[str, Any] | None = None
-) -> list[Difference]:
+def ensure(kafka: str | Connection, topics: Topics, replication: int = 1) -> list[Difference]:
     """Make what is missing and say in what existing topics differ; waits until every topic has its leaders."""
     wanted = shapes(topics)
-    with _admin(kafka, security) as admin:
+    with _admin(kafka) as admin:
         missing = wanted.keys() - set(admin.list_topics())
         if missing:
             _create(admin, {name: wanted[name] for name in wanted if name in missing}, replication)
@@ -103,13 +95,13 @@ def ensure(
     return differences
 
 
-def log_ids(kafka: str, topics: Topics | Sequence[str], security: Mapping[str, Any] | None = None) -> dict[str, str]:
+def log_ids(kafka: str | Connection, topics: Topics | Sequence[str]) -> dict[str, str]:
     """The id of each topic's log: the cluster's with the topic's where the broker gives one; safe in a file name.
 
     A topic that was made anew, and an in-memory broker that was restarted, have another one.
     """
     names = list(shapes(topics)) if isinstance(topics, Topics) else list(topics)
-    with _admin(kafka, security) as admin:
+    with _admin(kafka) as admin:
         cluster = admin.describe_cluster().get("cluster_id")
         described = {topic["name"]: topic for topic in admin.describe_topics(names)}
     ids = {}
@@ -139,31 +131,16 @@ def log_id(cluster: str | None, topic: uuid.UUID | str | None) -> str:
 
 
 @contextlib.contextmanager
-def _admin(kafka: str, security: Mapping[str, Any] | None) -> Iterator[Any]:
+def _admin(kafka: str | Connection) -> Iterator[Any]:
     require_listener(kafka)
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=kafka.split(","), client_id="nextclick", bootstrap_timeout_ms=5_000, **(security or {})
-        )
+        admin = KafkaAdminClient(client_id="nextclick", bootstrap_timeout_ms=5_000, **of(kafka).for_kafka_python())
     except (errors.KafkaError, OSError) as error:
         raise BrokerUnreachable(kafka, type(error).__name__) from error
     try:
         yield admin
     finally:
         admin.close()
-
-
-def require_listener(kafka: str) -> None:
-    """Say at once that nothing listens, instead of trying again for seconds."""
-    why: object = "no address"
-    for address in kafka.split(","):
-        host, _, port = address.strip().rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-            return
-        except (OSError, ValueError, OverflowError) as error:
-            why = error
-    raise BrokerUnreachable(kafka, why)
 
 
 def _create(admin: Any, missing: dict[str, Shape], replication: int) -> None:

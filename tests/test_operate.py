@@ -89,7 +89,7 @@ def test_versions_are_listed_with_how_they_were_judged(run: Run, settings: Setti
     told = run("models", "list", "--json")
     assert [(v["version"], v["champion"]) for v in told["versions"]] == [(old, False), (new, True)]
     assert told["rejected"][0]["n"] == 700
-    shown = run("models", "show", new, "--kafka", settings.kafka, "--json")
+    shown = run("models", "show", new, "--kafka", str(settings.kafka), "--json")
     assert (shown["meta"]["n"], shown["verdict"]["reason"]) == (2, "not worse")
     assert [v["reason"] for v in shown["rejected_against_it"]] == ["log loss may be worse"]
 
@@ -104,7 +104,7 @@ def test_live_settings_are_set_shown_and_reset(run: Run, settings: Settings) -> 
     assert (live["window"]["value"], live["window"]["source"], live["window"]["by"] is None) == (
         "50000", "control", False,
     )  # fmt: skip
-    rows = {r["name"]: r for r in run("config", "show", "--kafka", settings.kafka, "--json")}
+    rows = {r["name"]: r for r in run("config", "show", "--kafka", str(settings.kafka), "--json")}
     assert (rows["cadence"]["value"], rows["cadence"]["source"]) == ("30s", "control")
     assert rows["cadence"]["at_ms"] is not None
     run("cadence", "reset")

@@ -104,7 +104,7 @@ def worker(
     from deploy.worker import main
 
     _plain_logs()
-    main(settings.options(), {})
+    main(settings.options(), settings.secrets())
 
 
 def trainer(
@@ -119,7 +119,7 @@ def trainer(
     from deploy.trainer import main
 
     _plain_logs()
-    main(settings.options(), {})
+    main(settings.options(), settings.secrets())
 
 
 def _plain_logs() -> None:

@@ -85,7 +85,7 @@ class Arena:
 
     def members(self) -> int:
         """How many trainers the settled group has."""
-        admin = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        admin = KafkaAdminClient(**self.settings.kafka.for_kafka_python())
         try:
             group = f"nextclick-trainer-{self.settings.topics().control}"
             told = admin.describe_groups([group])[group]
