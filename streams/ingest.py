@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 COMMIT_S = 0.2
 FLUSH_ROWS = 50_000
+BEHIND_BEATS = 10  # a log may end too early for a moment, while its leader changes
 KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
 KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
 
@@ -65,6 +66,7 @@ class Part:
     read: int  # folded up to here
     flushed: int  # in the lake up to here
     end: int = 0  # the log's end when last heard of
+    behind: int = 0  # so many beats in a row the log ended below `read`
     raised_ms: int = 0  # the largest watermark known anywhere while this partition had no lag
     missing: int = 0  # offsets that Kafka had already dropped
     keys: Keys = field(default_factory=Keys)
@@ -89,6 +91,13 @@ class Batch:
     progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
     dead: list[codec.DeadLetter] = field(default_factory=list)
+
+
+def _behind(tp: TP, part: Part, end: int) -> LogBehindProgress:
+    return LogBehindProgress(
+        f"{tp.topic}-{tp.partition} needs offset {part.read}, the log ends at {end}: it is not the log that was read "
+        "before; give it folders of its own (--shared, --set store.folder=DIR)"
+    )
 
 
 class Ingest:
@@ -138,10 +147,7 @@ class Ingest:
                     continue  # revoked while it waited in the stream
                 part.end = max(part.end, stretch.end)
                 if stretch.records[0].offset < stretch.start and stretch.end < part.read:
-                    raise LogBehindProgress(  # the consumer went back by itself, to the start of a shorter log
-                        f"{tp.topic}-{tp.partition} needs offset {part.read}, the log ends at {stretch.end}: it is not "
-                        "the log that was read before; give it folders of its own (--shared, --set store.folder=DIR)"
-                    )
+                    raise _behind(tp, part, stretch.end)  # the consumer went back by itself, to a shorter log's start
                 if stretch.start > part.read and stretch.records[-1].offset >= part.read:
                     raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
                 with self.busy("fold"):
@@ -155,6 +161,16 @@ class Ingest:
                 return None
             self.waiting.append(batch)
             return batch
+
+    def hear_end(self, tp: TP, end: int) -> None:
+        """The log's end as the newest fetch told it; an empty log tells 0."""
+        part = self.parts[tp]
+        if end >= part.read:
+            part.end, part.behind = end, 0
+            return
+        part.behind += 1
+        if part.behind > BEHIND_BEATS:
+            raise _behind(tp, part, end)
 
     def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
         try:

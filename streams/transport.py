@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -40,7 +39,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._fetched_to: dict[TP, int] = {}
+        self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
+        self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
 
     def _ours(self, tp: TP) -> bool:
         return tp.topic in self.transport.event_topics
@@ -53,6 +53,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if not self.flow_active:
             await self.perform_seek()
             return
+        for tp in filter(self._ours, self.assignment()):
+            self._passed[tp] = self._thread.position_now(tp)
         poll: Poll = {}
         for tp, records in polled.items():
             if not records:
@@ -60,7 +62,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if self._ours(tp):
                 start = self._fetched_to.get(tp, records[0].offset)
                 self._fetched_to[tp] = records[-1].offset + 1  # whether it is handed on or not: a lost poll shows
-                poll[tp] = Stretch(start=start, records=records, end=self._end(tp))
+                poll[tp] = Stretch(start=start, records=records, end=self.end(tp) or 0)
             elif active is None or tp in active:
                 for record in records:
                     yield tp, self._to_message(tp, record)
@@ -71,11 +73,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._read_offset[tp] = None  # else Faust may drop the whole poll for this one offset
             yield tp, message
 
-    def _end(self, tp: TP) -> int:
-        try:
-            return self.highwater(tp) or 0
-        except IllegalStateError:  # it is being taken away just now
-            return 0
+    def end(self, tp: TP) -> int | None:
+        """Behind the last record that this partition has for us, as fetches told it; None before the first.
+
+        Transaction markers, aborted and compacted records at the log's end are no lag: the position has passed them.
+        """
+        end: int | None = self._thread.stable_end(tp)
+        if end is None or self._passed.get(tp, -1) < end:
+            return end
+        return min(end, self._fetched_to.get(tp, end))
 
     async def perform_seek(self) -> None:
         await super().perform_seek()  # other topics: the committed offset
@@ -88,6 +94,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         await self.seek_wait(positions)
         for tp, offset in positions.items():
             self._fetched_to[tp] = offset
+            self._passed.pop(tp, None)
             self._read_offset[tp] = offset - 1 if offset else None
             self._committed_offset[tp] = offset or None
 
@@ -118,6 +125,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._isolation_level = "read_committed"  # Faust says read_uncommitted unless it is exactly_once
         consumer._fetch_max_wait_ms = 50
         return consumer
+
+    def position_now(self, tp: TP) -> int:
+        """Where the next fetch begins; -1 where the partition is not read."""
+        state = self._state(tp)
+        return state.position if state is not None and state.has_valid_position else -1
+
+    def stable_end(self, tp: TP) -> int | None:
+        """The end of what is committed, as the last fetch told it; of the log on brokers without transactions."""
+        state = self._state(tp)
+        if state is None:
+            return None
+        end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso
+        return end
+
+    def _state(self, tp: TP) -> Any:
+        assignment = getattr(self._ensure_consumer()._subscription.subscription, "assignment", None)
+        return assignment.state_value(tp) if assignment is not None and tp in assignment.tps else None
 
     async def on_start(self) -> None:
         await super().on_start()

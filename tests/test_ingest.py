@@ -170,3 +170,23 @@ def test_log_that_ends_below_what_was_read_stops_the_worker(worker: Worker) -> N
             await worker.ingest.fold({TP(TOPIC, 0): transport.Stretch(start=5, records=[new], end=4)})
 
     asyncio.run(steps())
+
+
+def test_empty_log_ends_at_zero_and_is_no_log_that_was_read(worker: Worker) -> None:
+    """An end of 0 counts as any other; below what was read it stops the worker, once it is not for a moment only."""
+    empty, read = TP(TOPIC, 0), TP(TOPIC, 1)
+
+    async def steps() -> None:
+        await worker.adopt(0, 1, end=4)
+        await worker.take(1, [1_000] * 5)
+
+    asyncio.run(steps())
+    worker.ingest.hear_end(empty, 0)
+    assert worker.ingest.parts[empty].end == 0
+    for _ in range(ingest.BEHIND_BEATS):
+        worker.ingest.hear_end(read, 0)
+    worker.ingest.hear_end(read, 5)
+    for _ in range(ingest.BEHIND_BEATS):
+        worker.ingest.hear_end(read, 0)
+    with pytest.raises(ingest.LogBehindProgress, match="needs offset 5, the log ends at 0"):
+        worker.ingest.hear_end(read, 0)
