@@ -7,7 +7,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -16,6 +16,8 @@ import aiokafka
 import faust
 import msgspec
 import structlog
+from faust.types import TP
+from kafka import errors
 
 from streams import codec, connection, ingest, score, topics, transport
 
@@ -23,6 +25,7 @@ log = structlog.get_logger()
 
 SESSION_TIMEOUT_S = 6.0
 STALLED_S = 60.0
+LOGS_S = 30.0  # how often it is asked whether the topics are still the same
 FETCH_BYTES = 256 * 1024  # of a partition at once: bounds a poll, and with it what waits for the scorer in memory
 MAX_REQUEST = 2**31 - 1  # the topics' own limits hold
 KEPT_MS = 7 * topics.DAY_MS  # a dead letter older than this would soon be older than its topic keeps
@@ -103,7 +106,13 @@ class Outlet:
         await (await self._started()).send_and_wait(self.settings.state, value, key=self.settings.worker.encode())
 
 
-EXPECTED = (ingest.LogBehindProgress, ingest.WrongKeys, aiokafka.errors.KafkaError)  # told without a traceback
+class LogMadeAnew(RuntimeError):
+    """A topic was deleted and made anew while it was read: its offsets mean other records from now on."""
+
+
+EXPECTED = (  # told without a traceback
+    ingest.LogBehindProgress, ingest.WrongKeys, LogMadeAnew, topics.TopicUnusable, aiokafka.errors.KafkaError,
+)  # fmt: skip
 
 R = TypeVar("R")
 
@@ -134,6 +143,22 @@ def tell_other_logs(ingest_: ingest.Ingest) -> None:
             log.warning("The folders hold another log of this topic (of another broker, or from before it was made "
                         "anew): it stays as it is, and this log is read from its own start or progress.",
                         topic=topic, log=log_id, others=others)  # fmt: skip
+
+
+async def same_logs(settings: AppSettings, log_ids: Mapping[str, str]) -> bool:
+    """Whether the event topics' logs are those that were read so far; False where nobody answers, else it raises."""
+    try:
+        found = await asyncio.to_thread(topics.log_ids, settings.kafka, settings.events)
+    except (topics.BrokerUnreachable, errors.KafkaError) as error:
+        log.warning("Nobody says just now whether the topics are still the same.", why=str(error))
+        return False
+    for topic in settings.events:
+        if found[topic] != log_ids[topic]:
+            raise LogMadeAnew(
+                f"topic {topic} was made anew while it was read (its log was {log_ids[topic]} and is {found[topic]}): "
+                "started again, the worker reads the new log from its start and leaves what it has of the old one"
+            )
+    return True
 
 
 def credentials(kafka: connection.Connection) -> Any:
@@ -175,7 +200,13 @@ def build(
     )
     bridge = transport.Transport(app.conf.broker, app, loop=None)
     bridge.event_topics = frozenset(settings.events)
-    bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(ingest_.adopt)))
+
+    async def adopt(partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
+        while not await same_logs(settings, ingest_.log_ids):
+            await asyncio.sleep(1)
+        return await ingest_.adopt(partitions, bounds)
+
+    bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(adopt)))
     app.transport = bridge
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")
@@ -216,6 +247,11 @@ def build(
     async def flush(app: Any) -> None:
         await ingest_.flush()
         await upkeep()
+
+    @app.timer(LOGS_S)  # type: ignore[untyped-decorator]
+    @fail_stop
+    async def look(app: Any) -> None:
+        await same_logs(settings, ingest_.log_ids)
 
     @app.timer(1.0)  # type: ignore[untyped-decorator]
     @fail_stop

@@ -1,4 +1,4 @@
-"""Where a topic's log ends, as a worker sees it: behind a transaction."""
+"""Where a topic's log ends, as a worker sees it: behind a transaction, after the topic was made anew."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import aiokafka
 import kafka as client
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from deploy.settings import Settings
 from streams import topics
@@ -103,3 +104,36 @@ def test_markers_of_transactions_are_no_lag(site: Site) -> None:
     asyncio.run(transactions(site.address, site.events, (range(50, 55), False)))
     site.start()
     site.until(lambda beat: beat["stored"] == 20 and beat["events"] == 0 and beat["lag"] == 0)
+
+
+def remade(address: str, topic: str) -> None:
+    """Delete a topic and make it anew, as an operator does; whoever reads it may make it first."""
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    admin.delete_topics([topic])
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            admin.create_topics({topic: {"num_partitions": 8, "replication_factor": 1}})
+            break
+        except client.errors.KafkaError:  # still being deleted
+            time.sleep(0.2)
+    admin.close()
+
+
+def test_topic_made_anew_stops_the_worker_that_read_the_old_one(site: Site) -> None:
+    """It says so and ends; started again it reads the new log from its start, the old one's rows stay."""
+    producer = client.KafkaProducer(bootstrap_servers=site.address)
+    site.start()
+    site.until(lambda beat: len(beat["partitions"]) == 8)
+    for n in range(3):
+        producer.send(site.events, event(n), key=b"u").get(10)
+    site.until(lambda beat: beat["stored"] == 3)
+    remade(site.address, site.events)
+    for n in range(3, 9):  # the new log is longer than what was read of the old one
+        producer.send(site.events, event(n), key=b"u").get(30)
+    assert site.process is not None
+    assert site.process.wait(120) == 3
+    assert "made anew" in site.output.read_text()
+    site.start()
+    site.beat = {}
+    site.until(lambda beat: beat["stored"] == 6 and beat["lag"] == 0)
