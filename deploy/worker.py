@@ -138,7 +138,7 @@ def run(settings: dials.Settings) -> None:
 async def entomb(taken: ingest.Ingest, outlet: app.Outlet) -> None:
     """Take back what was predicted for the forgotten, once nothing more can be said of them."""
     users = [user for user, seq in taken.erased.items() if seq <= taken.acked_seq]
-    sends = [await outlet.prediction(user.encode(), None) for user in users]  # type: ignore[arg-type]  # a tombstone
+    sends = [await outlet.prediction(user.encode(), None) for user in users]
     await asyncio.gather(*sends)
     for user in users:
         del taken.erased[user]

@@ -68,7 +68,8 @@ class Outlet:
         for producer in self.producers.values():
             await producer.stop()
 
-    async def prediction(self, key: bytes, value: bytes) -> Any:
+    async def prediction(self, key: bytes, value: bytes | None) -> Any:
+        """None is a tombstone: it takes back what was said of that user."""
         return await (await self._started()).send(self.settings.predictions, value, key=key)
 
     async def dead_letter(self, dead: codec.DeadLetter) -> Any:
