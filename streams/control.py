@@ -17,7 +17,7 @@ from streams import connection
 log = structlog.get_logger()
 
 VERDICTS = 50  # kept in the state
-LIVE = frozenset({"cadence", "window", "tune"})
+LIVE = frozenset({"cadence", "window", "window.age", "tune", "tune.every", "tune.budget"})
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

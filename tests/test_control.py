@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deploy import settings
 from streams import control
 
 
@@ -13,6 +14,11 @@ def folded(*entries: tuple[str, dict[str, Any]]) -> control.ControlState:
     for n, (kind, data) in enumerate(entries):
         state = control.fold(state, control.Entry(id=str(n), kind=kind, at_ms=n, by="ann", data=data))
     return state
+
+
+def test_every_live_setting_can_be_set_by_the_log() -> None:
+    """What the commands offer to change while everything runs is what the fold takes."""
+    assert {dial.name for dial in settings.DIALS if dial.live} == control.LIVE
 
 
 FIRST = ("champion.changed", {"version": "v1", "predecessor": None})
@@ -39,13 +45,14 @@ def test_promote_and_roll_back_by_hand_pin_until_unpinned() -> None:
 def test_cadence_pause_and_forgotten_are_found_again() -> None:
     """Live dials carry who and when; only live ones are taken; an unknown kind is passed over."""
     state = folded(
-        ("cadence.set", {"cadence": "30s", "kafka": "elsewhere:9092"}),
+        ("cadence.set", {"cadence": "30s", "tune.every": "1h", "kafka": "elsewhere:9092"}),
         ("pause", {"until_ms": 99}),
         ("forget", {"user_id": "bob"}),
         ("something.new", {}),
         ("pause", {}),
     )
-    assert state.dials == {"cadence": {"value": "30s", "by": "ann", "at_ms": 0}}
+    said = {"by": "ann", "at_ms": 0}
+    assert state.dials == {"cadence": {"value": "30s"} | said, "tune.every": {"value": "1h"} | said}
     assert state.pause == control.Pause(until_ms=99, by="ann")
     assert state.forgotten == {"bob"}
     assert state.entries == 5
