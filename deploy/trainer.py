@@ -31,6 +31,7 @@ log = structlog.get_logger()
 TICK_S = 1.0
 LIMIT_S = 1_800.0  # of one retrain at the lowest priority beside other work, what a tuning takes for itself apart
 COMPACT_AFTER_MS = 600_000
+VERDICTS = ("retrain.judged", "retrain.rejected")  # rejected: with the report of a candidate that leaves no version
 
 
 Kind = Literal["refresh", "tune"]
@@ -108,7 +109,7 @@ class Trainer:
         """Remember from the control log what any leader did; hearing an entry twice changes nothing."""
         if entry.kind == "retrain.started":
             self.answered.add(str(entry.data.get("asked")))
-        elif entry.kind == "retrain.judged" and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
+        elif entry.kind in VERDICTS and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
             self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
 
     def tuned(self, began_ms: int) -> None:
@@ -183,10 +184,9 @@ class Trainer:
             self.writer.append("version.published", {"version": verdict["version"]}, by=settings.worker)
             changed = {"version": verdict["version"], "predecessor": job.champion}
             self.writer.append("champion.changed", changed, by=settings.worker)
-        said = verdict | {"why": why}
-        self.writer.append("retrain.judged", said | {"dials": self.own_dials()}, by=settings.worker)
-        if verdict["metrics"] and not verdict["accepted"]:  # the report of a candidate that leaves no version behind
-            self.writer.append("retrain.rejected", said, by=settings.worker)
+        said = verdict | {"why": why, "dials": self.own_dials()}
+        rejected = bool(verdict["metrics"]) and not verdict["accepted"]
+        self.writer.append(VERDICTS[rejected], said, by=settings.worker)
         log.info("Judged.", **{name: verdict[name] for name in ("kind", "accepted", "reason", "version", "n")})
         self.upkeep(settings)
         return verdict

@@ -49,6 +49,7 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True):
     pause: Pause | None = None
     forgotten: frozenset[str] = frozenset()
     versions: tuple[str, ...] = ()
+    running: Entry | None = None  # the retrain begun last that nothing has been said of yet
     verdicts: tuple[dict[str, Any], ...] = ()
     asked: Entry | None = None  # the newest `retrain.now`
     entries: int = 0
@@ -98,7 +99,12 @@ def _set(state: ControlState, entry: Entry) -> dict[str, Any]:
 
 def _verdict(state: ControlState, entry: Entry) -> dict[str, Any]:
     verdict = {**entry.data, "at_ms": entry.at_ms}
-    return {"verdicts": (*state.verdicts, verdict)[-VERDICTS:]}
+    return {"running": None, "verdicts": (*state.verdicts, verdict)[-VERDICTS:]}
+
+
+def _failed(state: ControlState, entry: Entry) -> dict[str, Any]:
+    failed = {"accepted": False, "failed": True, **entry.data}
+    return _verdict(state, msgspec.structs.replace(entry, data=failed))
 
 
 _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
@@ -112,7 +118,10 @@ _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
     "pause": lambda s, e: {"pause": Pause(until_ms=int(e.data["until_ms"]), by=e.by)},
     "resume": lambda s, e: {"pause": None},
     "retrain.now": lambda s, e: {"asked": e},
+    "retrain.started": lambda s, e: {"running": e},
     "retrain.judged": _verdict,
+    "retrain.rejected": _verdict,
+    "retrain.failed": _failed,
     "version.published": lambda s, e: {"versions": (*s.versions, e.data["version"])},
     "forget": lambda s, e: {"forgotten": s.forgotten | {e.data["user_id"]}},
 }

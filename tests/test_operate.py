@@ -41,7 +41,8 @@ def settings(address: str, tmp_path: Path, request: pytest.FixtureRequest) -> Se
     for version, reason in ((new, "not worse"), (None, "log loss may be worse")):
         said = {"kind": "refresh", "accepted": bool(version), "version": version, "champion": new, "n": 700}
         own = {"cadence": {"value": "77s", "source": "file"}}
-        writer.append("retrain.judged", said | {"reason": reason, "metrics": {"candidate": {}}, "dials": own}, by="t")
+        kind = "retrain.judged" if version else "retrain.rejected"
+        writer.append(kind, said | {"reason": reason, "metrics": {"candidate": {}}, "dials": own}, by="t")
     writer.close()
     return made
 
@@ -124,6 +125,15 @@ def test_a_pause_has_an_end_and_is_ended(run: Run, settings: Settings) -> None:
     assert pause is not None
     assert pause.until_ms > time.time() * 1000
     assert "paused" in run("cadence", "show")
+    writer = control.ControlWriter(settings.kafka, settings["topics.control"])
+    writer.append("retrain.started", {"kind": "tune", "why": "asked for"}, by="t1")
+    assert "running since" in run("cadence", "show")
+    assert run("cadence", "show", "--json")["running"]["by"] == "t1"
+    writer.append("retrain.failed", {"kind": "tune", "why": "asked for", "reason": "it took too long"}, by="t1")
+    writer.close()
+    shown = run("cadence", "show")
+    assert "running since" not in shown
+    assert "it took too long" in shown
     run("cadence", "resume", "--json")
     run("cadence", "now")
     state = log.state(settings)

@@ -141,13 +141,15 @@ def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) 
         leader.last_start_ms = None
         leader.tick()
     assert [e.kind for e in log.entries] == [
-        "retrain.started", "retrain.judged", "retrain.rejected", "retrain.started", "retrain.failed",
-        "retrain.started", "retrain.judged",
+        "retrain.started", "retrain.rejected", "retrain.started", "retrain.failed", "retrain.started", "retrain.judged",
     ]  # fmt: skip
     assert log.entries[0].data["why"] == "the first since this trainer leads"
-    assert log.entries[4].data["reason"] == "its process ended with code -9"
-    rejected = log.entries[2].data
+    assert log.entries[3].data["reason"] == "its process ended with code -9"
+    rejected = log.entries[1].data
     assert (rejected["reason"], rejected["n"], rejected["metrics"]) == ("worse", 700, {"candidate": {"ece": 0.1}})
+    assert [(v["reason"], v.get("failed", False)) for v in log.state.verdicts] == [
+        ("worse", False), ("its process ended with code -9", True), ("too few labels", False),
+    ]  # fmt: skip
 
 
 def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_path: Path) -> None:
@@ -173,11 +175,13 @@ def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> 
     leader.tick()
     leader.tick()
     assert [e.kind for e in log.entries] == ["retrain.started"]
+    assert log.state.running == log.entries[0]
     leader.lead()
     leader.answers = [FEW]
     leader._in_a_process = answer  # type: ignore[method-assign]
     leader.tick()
     assert log.entries[-1].kind == "retrain.judged"
+    assert log.state.running is None
 
 
 @pytest.mark.parametrize("how", ["gone", "broken", "of another nextclick"])

@@ -38,6 +38,7 @@ def show(
         "live": {n: {"value": v.text, "source": v.source, "by": v.by, "at_ms": v.at_ms} for n, v in live.items()},
         "paused_until_ms": paused.until_ms if paused else None,
         "paused_by": paused.by if paused else None,
+        "running": {"since_ms": begun.at_ms, "by": begun.by} | begun.data if (begun := state.running) else None,
         "champion": state.champion,
         "pinned_by": state.pinned_by,
         "verdicts": verdicts,
@@ -45,6 +46,8 @@ def show(
     lines = [[name, value.text, value.told] for name, value in live.items()]
     if paused:
         lines.append(["paused", dials.written((paused.until_ms - now_ms) // 1000 * 1000) + " more", f"by {paused.by}"])
+    if begun:
+        lines.append([str(begun.data.get("kind")), f"running since {dials.instant(begun.at_ms)}", f"by {begun.by}"])
     lines.append(["champion", state.champion or "none yet", f"pinned by {state.pinned_by}" if state.pinned else ""])
     plain = options.table(lines)
     if verdicts:
@@ -71,7 +74,8 @@ def _standing(settings: dials.Settings, verdicts: Sequence[dict[str, Any]], name
 
 def verdict(said: dict[str, Any]) -> list[str]:
     """A verdict as one line of a table: when, what, whether it passed, the version, why."""
-    outcome = "accepted" if said["accepted"] else "rejected" if said.get("metrics") else "no candidate"
+    kept_out = "failed" if said.get("failed") else "rejected" if said.get("metrics") else "no candidate"
+    outcome = "accepted" if said["accepted"] else kept_out
     return [
         dials.instant(said["at_ms"]), said["kind"], outcome,
         said.get("version") or "", f"n={said.get('n', 0)}", said["reason"],

@@ -19,6 +19,7 @@ from deploy import history
 from deploy.demo import shop
 from deploy.kafka import Kafka
 from deploy.settings import Settings
+from deploy.trainer import VERDICTS
 from featurestore import lake
 from streams import control, topics
 from trainer import registry
@@ -71,6 +72,10 @@ class Arena:
     def of(self, kind: str, by: str) -> list[control.Entry]:
         """Entries of a kind that one trainer wrote."""
         return [e for e in self.entries.values() if (e.kind, e.by) == (kind, by)]
+
+    def verdicts(self, by: str) -> list[control.Entry]:
+        """What one trainer judged."""
+        return [e for e in self.entries.values() if e.kind in VERDICTS and e.by == by]
 
     def child(self, name: str) -> int | None:
         """The process that a trainer's retrain runs in (not the resource tracker)."""
@@ -169,7 +174,7 @@ def test_a_frozen_leader_that_thaws_changes_nothing_that_its_successor_said(aren
     arena.start("B", "Standing by.")
     arena.wait(lambda: begun(arena), 60)
     arena.trainers["A"].send_signal(signal.SIGSTOP)
-    arena.wait(lambda: arena.of("retrain.judged", "B"), 150)
+    arena.wait(lambda: arena.verdicts("B"), 150)
     champion = arena.log.state.champion
     arena.trainers["A"].send_signal(signal.SIGCONT)
     arena.wait(lambda: (arena.folder / "A.log").read_text().count("Standing by.") > 1, 60)
@@ -183,7 +188,7 @@ def test_a_broker_that_comes_back_is_followed_and_led_on(own_kafka: Kafka, tmp_p
     arena = Arena(own_kafka.address, tmp_path)
     try:
         arena.start("A", "Leading.")
-        arena.wait(lambda: arena.of("retrain.judged", "A"), 150)
+        arena.wait(lambda: arena.verdicts("A"), 150)
         arena.log.close()
         own_kafka.kill()
         own_kafka.restart()
@@ -191,7 +196,7 @@ def test_a_broker_that_comes_back_is_followed_and_led_on(own_kafka: Kafka, tmp_p
         writer = control.ControlWriter(own_kafka.address, arena.settings.topics().control)
         asked = writer.append("retrain.now", by="ann").id
         writer.close()
-        arena.wait(lambda: len(arena.of("retrain.judged", "A")) == 2, 150)
+        arena.wait(lambda: len(arena.verdicts("A")) == 2, 150)
         assert [e.data.get("asked") for e in arena.of("retrain.started", "A")] == [None, asked]
         assert arena.trainers["A"].poll() is None
     finally:
