@@ -204,7 +204,7 @@ def run(settings: Settings, plan: Plan, say: Callable[[str], None], *, embedded:
 async def _measure(settings: Settings, plan: Plan, say: Callable[[str], None], folder: Path) -> dict[str, Any]:
     tag = f"bench-{uuid.uuid4().hex[:8]}"
     said = {f"topics__{t}": f"{tag}-{t}" for t in ("events", *TOPICS)}
-    said |= {"shared": str(folder / "shared"), "store__folder": str(folder / "store"), "worker": "bench"}
+    said |= {"shared": str(folder / "shared"), "store__folder": str(folder / "store"), "worker": "bench", "http": ""}
     mine = settings.changed(**said)
     names = mine.topics()
     echoed = topics.Topics(events=(f"{tag}-echo-in",), predictions=f"{tag}-echo-out", **_same(names))

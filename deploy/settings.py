@@ -6,6 +6,7 @@ import datetime
 import difflib
 import functools
 import importlib.util
+import ipaddress
 import re
 import socket
 import subprocess
@@ -124,10 +125,25 @@ def _count(text: str) -> int:
     return int(digits)
 
 
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65_535:
-        raise ValueError("write a port between 1 and 65535, or 0 for none")
-    return int(text)
+def _listen(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdigit() and int(port) < 65_536):
+        raise ValueError("write HOST:PORT, like 127.0.0.1:8750 (port 0: a free one), or nothing for none")
+    return host.strip("[]"), int(port)
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener there.
+
+    >>> loopback("127.0.0.1"), loopback("0.0.0.0")
+    (True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -261,7 +277,9 @@ DIALS: tuple[Dial, ...] = (
         parse=one_of(("text", "json")),
         help="how processes log: text, or json: one object a line",
     ),
-    Dial(name="http.port", default="0", parse=_port, help="port of the worker's web server on loopback; 0: none"),
+    Dial(name="http", default="", parse=_listen, help="HOST:PORT of /live, /ready, /metrics, /status; empty: none"),
+    Dial(name="http.token", default="", parse=_text, secret=True, help="what a reader must show; better in a file"),
+    Dial(name="http.token.file", default="", parse=_file, help="a file that holds the token alone"),
 )
 BY_NAME: Mapping[str, Dial] = {d.name: d for d in DIALS}
 
@@ -312,6 +330,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(f"topics: {', '.join(sorted(twice))} is named twice; give each topic a name of its own")
         if isinstance(unfit := self._connection(), ValueError):
             raise SettingsError(f"kafka.*: {unfit}")
+        if not self.secret("http.token") and self["http"] and not loopback(self["http"][0]):
+            raise SettingsError(
+                f"http = {self.text('http')} can be reached from other machines and asks for no token: "
+                "set http.token.file (or NEXTCLICK_HTTP_TOKEN), or listen on 127.0.0.1"
+            )
 
     def _connection(self) -> Connection | ValueError:
         said = {name: self[f"kafka.{name}"] for name in ("protocol", "mechanism", "user", "ca", "cert", "key")}

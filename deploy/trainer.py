@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import logs
+from deploy import health, logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
@@ -91,6 +92,7 @@ class Trainer:
         self.unusable: set[str] = set()
         self.leading, self.busy = threading.Event(), threading.Lock()
         self.process: Any = None
+        self.retrains: Counter[str] = Counter()  # by what came of them
 
     def lead(self) -> None:
         """Retrain from now on."""
@@ -178,12 +180,14 @@ class Trainer:
             raise StoodDown
         if isinstance(verdict, str):
             log.error("A retrain came to no verdict; the champion goes on.", why=verdict)
+            self.retrains["failed"] += 1
             self.writer.append("retrain.failed", {"kind": kind, "why": why, "reason": verdict}, by=settings.worker)
             return None
         if verdict["version"] is not None:
             self.writer.append("version.published", {"version": verdict["version"]}, by=settings.worker)
             changed = {"version": verdict["version"], "predecessor": job.champion}
             self.writer.append("champion.changed", changed, by=settings.worker)
+        self.retrains["accepted" if verdict["accepted"] else "kept_out"] += 1
         said = verdict | {"why": why, "dials": self.own_dials()}
         rejected = bool(verdict["metrics"]) and not verdict["accepted"]
         self.writer.append(VERDICTS[rejected], said, by=settings.worker)
@@ -237,6 +241,16 @@ class Trainer:
         """Of the encoder that the settings name: workers without a champion use it."""
         return texts.digest(self.settings.encoder())
 
+    def status(self) -> dict[str, Any]:
+        """How this trainer is, for its web server."""
+        state = self.following.state
+        return {
+            "trainer": self.settings.worker, "at_ms": int(time.time() * 1000), "leading": self.leading.is_set(),
+            "busy": self.busy.locked(), "champion": state.champion,
+            "versions": len(state.versions), "retrains": dict(self.retrains),
+            "paused_until_ms": state.pause.until_ms if state.pause else None, "last_start_ms": self.last_start_ms,
+        }  # fmt: skip
+
 
 def limit_s(kind: str, budget_ms: int) -> float:
     """How long one retrain may take until it is stopped; a tuning takes its budget on top."""
@@ -245,6 +259,7 @@ def limit_s(kind: str, budget_ms: int) -> float:
 
 def run(settings: dials.Settings, stop: threading.Event) -> None:
     """Follow the control log; while this process leads, let the scheduler tick the cadence."""
+    told = health.serve(settings)
     names = settings.topics()
     topics.ensure(settings.kafka, names)
     following = control.ControlLog(settings.kafka, topic=names.control)
@@ -266,6 +281,7 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     try:
         while not stop.is_set():
             consumer.poll(timeout_ms=500)
+            told.pulse(trainer.status(), ())
             leads = bool(consumer.assignment())
             if leads != trainer.leading.is_set():
                 (trainer.lead if leads else trainer.stand_by)()

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from deploy import broker, history, replay
+from deploy import broker, health, history, replay
 from deploy.demo import shop
 from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
@@ -237,7 +237,10 @@ def _supervised(
     logs = settings.shared / "logs"
     try:
         for name in ("worker", "trainer"):
-            command = [sys.executable, "-m", "deploy.cli", name, *settings.options()]
+            own = settings if name == "worker" else health.beside(settings)
+            command = [sys.executable, "-m", "deploy.cli", name, *own.options()]
+            if own["http"] is not None:
+                tell(f"{name} tells how it is at {health.url(own['http'])}: /live /ready /metrics /status")
             supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log",
                                    environment=settings.secrets()))  # fmt: skip
         tell(f"worker and trainer are starting; their logs: {logs}")

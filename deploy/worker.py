@@ -16,6 +16,7 @@ import orjson
 import structlog
 import torch
 
+from deploy import health
 from deploy import settings as dials
 from featurestore import lake, store
 from streams import app, beats, control, ingest, score, topics
@@ -64,6 +65,7 @@ class Models:
 def run(settings: dials.Settings) -> None:
     """Run until stopped; SIGTERM commits, flushes and keeps the store file."""
     torch.set_num_threads(1)  # what it computes is small: more threads only wait for each other
+    told = health.serve(settings)
     names = settings.topics()
     for difference in topics.ensure(settings.kafka, names):
         log.warning("A topic differs from what is wanted.", difference=str(difference))
@@ -103,6 +105,7 @@ def run(settings: dials.Settings) -> None:
         held["scorer"] = score.Scorer(
             ingest_=taken, model=models.current, outlet=outlet, horizon_ms=settings["horizon.next"], may_emit=may_emit
         )
+        held["scorer"].latencies_ms = told.latencies
         return held["scorer"]
 
     async def upkeep() -> None:
@@ -128,6 +131,16 @@ def run(settings: dials.Settings) -> None:
         return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
 
     built = app.build(wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep)
+
+    async def pulse(app: Any) -> None:
+        scorer, parts = held["scorer"], taken.parts.values()
+        status = said(settings.worker, taken, scorer, models)
+        status["parts"] = [of_part(part) for part in parts]
+        done = (sum(p.read for p in parts), scorer.predictions, scorer.scored_seq) if status["lag"] else None
+        told.pulse(status, unready(app, taken, frozenset(names.events)), done)
+
+    if settings["http"] is not None:  # 2 ms a second under full load
+        built.timer(1.0)(pulse)
     try:
         faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
     finally:
@@ -170,6 +183,28 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "busy_s": {stage: round(seconds, 3) for stage, seconds in taken.busy.s.items()},
         "latency_ms": {"p50": recent[49], "p99": recent[98]} if recent else None,
     }
+
+
+def of_part(part: ingest.Part) -> dict[str, Any]:
+    """How far one partition is."""
+    return {
+        "topic": part.key.topic, "partition": part.key.partition, "read": part.read, "end": part.end,
+        "lag": max(0, part.end - part.read), "watermark_seconds": part.open.watermark_ms / 1000,
+        "open_sessions": len(part.open), "stored": part.open.stored, "duplicates": part.open.duplicates,
+        "rejected": part.open.rejected,
+    }  # fmt: skip
+
+
+def unready(running: Any, taken: ingest.Ingest, events: frozenset[str]) -> list[str]:
+    """Why this worker does not work now: nothing assigned, not restored yet, or the group does not hear of it."""
+    silent_s = time.monotonic() - running.transport.heard_s
+    if running.transport.heard_s and silent_s > app.SESSION_TIMEOUT_S:
+        return [f"the broker has not answered for {silent_s:.0f} s"]
+    assigned = {tp for tp in running.consumer.assignment() if tp.topic in events}
+    if not assigned:
+        return ["no partition is assigned to this worker"]
+    waiting = assigned - taken.parts.keys()
+    return [f"{len(waiting)} of {len(assigned)} partitions are not restored yet"] if waiting else []
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> None:
