@@ -93,6 +93,7 @@ def run(settings: dials.Settings) -> None:
     taken.erased = dict.fromkeys(taken.forgotten, 0)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
+    predictor.Predictor.rehearse()
     models.follow(models.current)
     wiring = app.AppSettings(
         kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from featurestore import window
-from featurestore.events import Row, Session
+from featurestore.events import Event, Origin, Row, Session
 from trainer import blend, heads, memory, network, texts
 from trainer.neighbours import Ints
 
@@ -57,6 +57,14 @@ class Predictor:
     def cold(cls, texts_: texts.Texts) -> Predictor:
         """Before the first version: the memory alone answers."""
         return cls(memory.Memory(), texts_)
+
+    @staticmethod
+    def rehearse() -> None:
+        """Have compiled what learning and predicting need, before anything waits for it."""
+        event = Event(event_id="e", type="view", user_id="u", ts_ms=0, item_id="i", category="c")
+        row, made = Row(event, Origin("t", 0, 0, 0, 0), "s"), memory.Memory()
+        made.learn([row, row])
+        made.score([row], 0)
 
     def learn(self, rows: list[Row]) -> int:
         """Fold rows into the memory; those it has seen change nothing. Returns how many were new."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class Texts:
         self._fresh: list[str] = []
         self._read: set[str] = set()
         self._model: Any = None
+        self._half = False  # compute in bfloat16
         self._refresh()
 
     def vectors(self, wanted: Sequence[str]) -> Vectors:
@@ -114,7 +116,8 @@ class Texts:
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             model = transformers.AutoModel.from_pretrained(self.encoder, dtype=torch.float32).eval()
-            self._model = tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._model, self._half = (tokenizer, model), half_is_faster(tokenizer, model)
         return self._model  # type: ignore[no-any-return]
 
     def _embedded(self, wanted: list[str]) -> Vectors:
@@ -124,8 +127,8 @@ class Texts:
         batch = tokenizer(wanted, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
             model.device
         )
-        with torch.inference_mode():
-            return pooled(model, batch).cpu().numpy().astype(np.float32)  # type: ignore[no-any-return]
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=self._half):
+            return pooled(model, batch).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 class ItemTable:
@@ -187,6 +190,22 @@ class Growing:
                 grown[: len(self.rows)] = self.rows
             self.rows = grown
         self.rows[where] = made
+
+
+def half_is_faster(tokenizer: Any, model: Any) -> bool:
+    """Whether bfloat16 saves a quarter of the time here, tried on one batch; on a GPU it always does."""
+    import torch
+
+    if model.device.type != "cpu":
+        return True
+    batch = tokenizer(["sixteen words of which most are short and some are longer"] * BATCH, return_tensors="pt")
+    took = []
+    for half in (False, True, False, True):  # each once to get ready
+        begun = time.process_time()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            pooled(model, batch)
+        took.append(time.process_time() - begun)
+    return took[3] < 0.75 * took[2]
 
 
 def pooled(model: Any, batch: Any) -> Any:

@@ -53,6 +53,7 @@ def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = transformers.AutoModel.from_pretrained(encoder, dtype=torch.float32)
+    half = texts.half_is_faster(tokenizer, base.to(device).eval())
     model = adapted(base, settings).to(device).train()
     weights = [p for p in model.parameters() if p.requires_grad]
     rate = settings.learning_rate or (5e-4 if settings.mode in ADAPTERS else 5e-5)
@@ -67,7 +68,7 @@ def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out
         if time.monotonic() >= until:
             break
         chosen = rng.sample(pairs, min(settings.batch, len(pairs)))
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             here, there = vectors([a for a, _ in chosen]), vectors([b for _, b in chosen])
         logits = here.float() @ there.float().T / settings.temperature  # [batch, batch]
         names = [b for _, b in chosen]
