@@ -17,6 +17,8 @@ from streams import connection
 log = structlog.get_logger()
 
 VERDICTS = 50  # kept in the state
+NEWEST = 10_000  # entries among which one that a writer's retry left twice is recognised
+METADATA_MS = 5_000  # how often it is asked which log this is
 LIVE = frozenset({"cadence", "window", "window.age", "tune", "tune.every", "tune.budget"})
 
 
@@ -80,7 +82,7 @@ def _by_hand(state: ControlState, entry: Entry) -> dict[str, Any]:
         return {}
     return {
         "champion": version,
-        "predecessor": state.champion,
+        "predecessor": state.predecessor if version == state.champion else state.champion,
         "pinned": True,
         "pinned_by": entry.by,
         "pins": state.pins | {version},
@@ -150,6 +152,7 @@ class Follower:
 
     def __init__(self, kafka_: str | connection.Connection, topic: str) -> None:
         self.kafka, self.topic = connection.of(kafka_), topic
+        self._log: tuple[Any, Any] = (None, None)  # the cluster's id and the topic's, as far as they are told
         self._caught_up, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name=topic, daemon=True)
 
@@ -169,6 +172,9 @@ class Follower:
     def begin(self) -> None:
         """The log is about to be read from its start, perhaps again."""
 
+    def anew(self) -> None:
+        """The topic was made anew, or the broker is another one: what follows is another log."""
+
     def take(self, values: list[bytes]) -> None:
         """What the newest poll brought, in order; perhaps nothing."""
         raise NotImplementedError
@@ -183,13 +189,21 @@ class Follower:
 
     def _read(self) -> None:
         part = kafka.TopicPartition(self.topic, 0)
-        consumer = kafka.KafkaConsumer(enable_auto_commit=False, **self.kafka.for_kafka_python())
+        consumer = kafka.KafkaConsumer(
+            enable_auto_commit=False, auto_offset_reset="none", metadata_max_age_ms=METADATA_MS,
+            **self.kafka.for_kafka_python(),
+        )  # fmt: skip
         try:
             consumer.assign([part])
             consumer.seek_to_beginning(part)
             self.begin()
             while not self._stop.is_set():
                 records = consumer.poll(timeout_ms=250).get(part, [])
+                if self._is_another(consumer._client.cluster):
+                    log.error("A log was made anew and is read from its start; what the old one said no longer counts.",
+                              topic=self.topic)  # fmt: skip
+                    self.anew()
+                    return
                 self.take([record.value for record in records if record.value is not None])
                 end = consumer.highwater(
                     part
@@ -198,6 +212,13 @@ class Follower:
                     self._caught_up.set()
         finally:
             consumer.close()
+
+    def _is_another(self, cluster: Any) -> bool:
+        """Whether this is another log than the one read so far; metadata tells it, in memory."""
+        told = (cluster.cluster_id, cluster.topic_id(self.topic))
+        another = any(new and old and new != old for new, old in zip(told, self._log, strict=True))
+        self._log = told if another else (told[0] or self._log[0], told[1] or self._log[1])
+        return another
 
 
 class ControlLog(Follower):
@@ -212,22 +233,36 @@ class ControlLog(Follower):
         super().__init__(kafka_, topic)
         self.on_entry = on_entry
         self.state = self._fresh = ControlState()
+        self._read_so_far = self._told = 0
+        self._stands = True  # whether `state` is of the log that is read now
+        self._ids: dict[str, None] = {}
 
     def begin(self) -> None:
-        self._fresh = ControlState()
+        self._fresh, self._read_so_far = ControlState(), 0
+        self._ids.clear()
+
+    def anew(self) -> None:
+        self._told, self._stands = 0, False
 
     def take(self, values: list[bytes]) -> None:
         for value in values:
             self._fresh = self._take(self._fresh, value)
-        if self._fresh.entries >= self.state.entries:  # while it is read again, what was known stands
-            self.state = self._fresh
+        if self._fresh.entries >= self.state.entries or not self._stands:  # read again: what was known stands
+            self.state, self._stands = self._fresh, True
 
     def _take(self, state: ControlState, value: bytes) -> ControlState:
+        self._read_so_far += 1
         try:
             entry = msgspec.json.decode(value, type=Entry)
         except msgspec.MsgspecError as error:
             log.warning("An entry of the control log cannot be read and is passed over.", error=str(error))
             return state
-        if self.on_entry is not None:
+        if entry.id in self._ids:
+            return state
+        self._ids[entry.id] = None
+        if len(self._ids) > NEWEST:
+            del self._ids[next(iter(self._ids))]
+        if self.on_entry is not None and self._read_so_far > self._told:  # not again after a reconnect
+            self._told = self._read_so_far
             self.on_entry(entry)
         return fold(state, entry)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
+import pytest
+from kafka import errors
+from kafka.admin import KafkaAdminClient
 
 from deploy import settings
 from streams import control
@@ -40,6 +48,83 @@ def test_promote_and_roll_back_by_hand_pin_until_unpinned() -> None:
     assert folded(FIRST, second, back).champion == "v1"
     assert folded(FIRST, second, back, third).champion == "v1"
     assert folded(FIRST, second, back, ("model.unpin", {}), third).champion == "v3"
+
+
+def test_roll_back_to_the_champion_leaves_its_predecessor() -> None:
+    """Two people who roll back at once do not make a champion its own predecessor."""
+    second = ("champion.changed", {"version": "v2", "predecessor": "v1"})
+    state = folded(FIRST, second, ("model.rollback", {"version": "v1"}), ("model.rollback", {"version": "v1"}))
+    assert (state.champion, state.predecessor) == ("v1", "v2")
+
+
+def test_an_entry_counts_and_is_heard_once() -> None:
+    """A retry that came twice folds once; read again from the start, what was known stands and nobody hears it anew."""
+    heard = list[str]()
+    log = control.ControlLog("unused:9092", lambda entry: heard.append(entry.id))
+    said = [FIRST, ("champion.changed", {"version": "v2", "predecessor": "v1"}), ("model.rollback", {})]
+    entries = [control.Entry(id=str(n), kind=k, at_ms=n, by="ann", data=d) for n, (k, d) in enumerate(said)]
+    values = [msgspec.json.encode(entry) for entry in (*entries, entries[-1])]
+    log.begin()
+    log.take(values)
+    known = log.state
+    assert (known.champion, known.predecessor, known.entries) == ("v1", "v2", 3)
+    log.begin()
+    log.take(values[:1])
+    assert log.state == known
+    later = control.Entry(id="later", kind="model.unpin", at_ms=9, by="ann")
+    log.take([*values[1:], msgspec.json.encode(later)])
+    assert not log.state.pinned
+    assert heard == ["0", "1", "2", "later"]
+
+
+@pytest.mark.kafka
+def test_a_log_made_anew_counts_from_its_first_entry(kafka: str) -> None:
+    """A shorter log on the same address takes the place of the old one, and its entries are heard."""
+    topic, heard = f"control-{uuid.uuid4().hex[:8]}", list[str]()
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    one = {topic: {"num_partitions": 1, "replication_factor": 1}}
+    admin.create_topics(one)
+    writer = control.ControlWriter(kafka, topic)
+    for version in ("v1", "v2", "v3"):
+        writer.append("model.promote", {"version": version}, by="ann")
+    log = control.ControlLog(kafka, lambda entry: heard.append(entry.data["version"]), topic)
+    log.start()
+    assert log.caught_up(30)
+    admin.delete_topics([topic])
+    until(lambda: made(admin, one), 30)
+    until(lambda: written(writer), 60)
+    until(lambda: log.state.champion == "new", 60)
+    assert log.state.predecessor is None
+    assert heard[:4] == ["v1", "v2", "v3", "new"]
+    log.close()
+    writer.close()
+    admin.close()
+
+
+def made(admin: KafkaAdminClient, topic: dict[str, Any]) -> bool:
+    """Whether the topic could be made: not while the old one is being deleted."""
+    try:
+        admin.create_topics(topic)
+    except errors.TopicAlreadyExistsError:
+        return False
+    return True
+
+
+def written(writer: control.ControlWriter) -> bool:
+    """Whether the first entry of the new log is written."""
+    try:
+        writer.append("model.promote", {"version": "new"}, by="ann")
+    except errors.KafkaError:
+        return False
+    return True
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_cadence_pause_and_forgotten_are_found_again() -> None:
