@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import structlog
@@ -12,6 +14,9 @@ from structlog.typing import EventDict, Processor
 
 SECRET = re.compile(r"passw|secret|token(?!s)|credential|api_?key|authorization|sasl_jaas", re.IGNORECASE)
 IN_TEXT = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|((?:password|secret|token)\s*[=:]\s*)[^\s,;]+", re.IGNORECASE)
+
+EVERY_S = 60.0
+KIND = 80  # characters of a text that tell its kind
 
 
 def configure(form: str = "text", stream: TextIO | None = None) -> None:
@@ -34,8 +39,28 @@ def configure(form: str = "text", stream: TextIO | None = None) -> None:
     )
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler = logging.StreamHandler(out)
+    handler.addFilter(Seldom())
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[drop, *render]))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class Seldom(logging.Filter):
+    """Lets one line of a kind through a minute: libraries repeat themselves while a broker is down."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.now = now
+        self.said: dict[tuple[str, str], tuple[float, int]] = {}  # when last, and how often in vain since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """A line's kind is who says it and its text before the values come in."""
+        kind, now = (record.name, str(record.msg)[:KIND]), self.now()
+        last_s, more = self.said.get(kind, (-EVERY_S, 0))
+        again = now - last_s >= EVERY_S
+        self.said[kind] = (now, 0) if again else (last_s, more + 1)
+        if again and more:
+            record.msg = f"{record.msg} ({more} more like it before)"
+        return again
 
 
 def masked(logger: Any, method: str, said: EventDict) -> EventDict:

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import msgspec
 import orjson
 import structlog
 import torch
 
-from deploy import health
+from deploy import health, logs
 from deploy import settings as dials
 from featurestore import lake, store
 from streams import app, beats, control, ingest, score, topics
 from trainer import predictor, registry, texts
 
 log = structlog.get_logger()
+
+UNUSABLE = (registry.CorruptVersion, registry.UnknownVersion, OSError, ValueError, msgspec.MsgspecError)
 
 
 class Models:
@@ -48,6 +51,15 @@ class Models:
         self.follow(made)
         made.warm()
         return made
+
+    def tried(self, version: str) -> predictor.Predictor | None:
+        """A version made ready as `warmed` does; None, and never again, where that cannot be."""
+        try:
+            return self.warmed(version)
+        except UNUSABLE as error:
+            self.refused.add(version)
+            log.error("The new champion was refused; the model in use goes on.", version=version, error=str(error))
+            return None
 
     def follow(self, model: predictor.Predictor) -> None:
         """Learn the rows that the lake holds beyond what the model's memory has seen."""
@@ -116,11 +128,8 @@ def run(settings: dials.Settings) -> None:
         version = models.wanted()
         if version is None:
             return await loop.run_in_executor(scorer.thread, models.follow, models.current)
-        try:
-            model = await asyncio.to_thread(models.warmed, version)
-        except (registry.CorruptVersion, OSError, ValueError) as error:
-            models.refused.add(version)
-            log.error("The new champion was refused; the model in use goes on.", version=version, error=str(error))
+        model = await asyncio.to_thread(models.tried, version)
+        if model is None:
             return None
         models.current = model
         models.swaps += 1
@@ -142,8 +151,10 @@ def run(settings: dials.Settings) -> None:
 
     if settings["http"] is not None:  # 2 ms a second under full load
         built.timer(1.0)(pulse)
+    runner = faust.Worker(built, override_logging=False, redirect_stdouts=False, quiet=True)
+    runner.spinner = None  # it writes a terminal's codes into whatever the output is
     try:
-        faust.Worker(built, loglevel="warning", redirect_stdouts=False, quiet=True).execute_from_commandline()
+        runner.execute_from_commandline()
     finally:
         following.close()
         others.close()
@@ -210,7 +221,9 @@ def unready(running: Any, taken: ingest.Ingest, events: frozenset[str]) -> list[
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> None:
     """`python -m deploy.worker [--set key=value]… [--config FILE]`: what the supervisor starts."""
-    run(dials.from_arguments(arguments, environment))
+    settings = dials.from_arguments(arguments, environment)
+    logs.configure(settings["logs"])
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,22 @@ def test_text_is_plain_without_a_terminal() -> None:
     assert "hunter2" not in said
 
 
+def test_a_library_that_repeats_itself_is_heard_once_a_minute() -> None:
+    """Whatever the values in it; the next line that is let through says how many were not; other lines pass."""
+    clock = [0.0]
+    seldom = logs.Seldom(lambda: clock[0])
+
+    def passes(text: str, *values: object) -> str | None:
+        record = logging.LogRecord("kafka", logging.WARNING, "", 0, text, values, None)
+        return record.getMessage() if seldom.filter(record) else None
+
+    assert passes("no broker at %s", "a") == "no broker at a"
+    assert passes("no broker at %s", "b") is None
+    assert passes("left the group") == "left the group"
+    clock[0] = 61.0
+    assert passes("no broker at %s", "c") == "no broker at c (1 more like it before)"
+
+
 def test_json_is_one_object_a_line() -> None:
     """Each line has its sentence, level and time, a traceback included; no secret anywhere."""
     said = written("json")

@@ -103,7 +103,6 @@ def worker(
     topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
     from deploy.worker import main
 
-    _plain_logs()
     main(settings.options(), settings.secrets())
 
 
@@ -118,22 +117,4 @@ def trainer(
     topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
     from deploy.trainer import main
 
-    _plain_logs()
     main(settings.options(), settings.secrets())
-
-
-def _plain_logs() -> None:
-    """Log lines on stderr, tracebacks as Python writes them."""
-    import structlog
-
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

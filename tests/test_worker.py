@@ -1,0 +1,33 @@
+"""The worker: what it predicts with, and what it does where a champion cannot be had."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from deploy import worker
+from featurestore import lake
+from streams import control
+from trainer import registry, texts
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "of another nextclick"])
+def test_champion_that_cannot_be_had_is_refused_once(tmp_path: Path, how: str) -> None:
+    """The model in use goes on, and the worker too; it is not tried at each flush."""
+    out = registry.Registry(tmp_path)
+    version = out.publish(lambda d: (d / "config.json").write_text('{"encoder": "x"}') and None, {"n": 1})
+    if how == "gone":
+        shutil.rmtree(out.path(version))
+    if how == "changed":
+        (out.path(version) / "config.json").write_text("{}")
+    log = cast(Any, SimpleNamespace(state=control.ControlState(champion=version)))
+    models = worker.Models(
+        shared=tmp_path, texts_=texts.Texts(None, tmp_path, "w"), lake_=lake.Lake(tmp_path, "w"), log_=log
+    )
+    assert models.wanted() == version
+    assert models.tried(version) is None
+    assert models.wanted() is None
