@@ -47,6 +47,7 @@ class Models:
             encoder = texts.encoder_of(path, self.texts.shared, self.texts.encoder)
             same = encoder == self.current.texts.encoder
             words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
+            words.load()
             made = predictor.Predictor.load(path, words)
         self.follow(made)
         made.warm()
@@ -106,6 +107,7 @@ def run(settings: dials.Settings) -> None:
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
     predictor.Predictor.rehearse()
+    vectors.load()
     models.follow(models.current)
     wiring = app.AppSettings(
         kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,

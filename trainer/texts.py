@@ -74,6 +74,11 @@ class Texts:
                 self.save()
         return np.stack([self.known[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
 
+    def load(self) -> None:
+        """Have the encoder at hand, so that the first unknown text does not wait seconds for it."""
+        if self.encoder is not None:
+            self._loaded()
+
     @property
     def dim(self) -> int:
         """Width of a vector."""
