@@ -54,6 +54,34 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch"], "No such command 'nosuch': see `nextclick --help`"),
+        (["cadence", "nosuch"], "No such command 'nosuch': see `nextclick cadence --help`"),
+        (["up", "--simulat"], "No such option: --simulat"),
+        (["forget"], "Missing argument 'user_id': see `nextclick forget --help`"),
+        (["up", "--rate", "fast"], "Invalid value for '--rate'"),
+        (["up", "--rate"], "--rate"),
+    ],
+)
+def test_mistyped_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    """A command, option, argument or value that is not known or missing, without a traceback."""
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Where commands follow, they are listed."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert "Usage" in out + err
+    assert "Traceback" not in out + err
+
+
 def test_missing_broker_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Where nothing listens, the address and the remedy are told."""
     address = f"127.0.0.1:{free_port()}"

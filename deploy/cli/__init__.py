@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any, cast
 
-import click
 import typer
 
 from deploy.cli import bench, cadence, check, config, erasure, feed, models, processes, store
@@ -19,6 +19,11 @@ REMEDIES = {  # errors of other people's making whose message lacks what to do
     "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "
     "damaged file (it comes back from the lake)",
 }
+
+# The base of click's exceptions, or of those of the copy of click that newer versions of typer carry.
+Mistyped: type[typer.BadParameter] = cast(
+    Any, next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+)
 
 app = typer.Typer(
     name="nextclick", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -37,13 +42,12 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; known errors are one line on stderr and code 1, ctrl-C is code 130."""
+    """Run one command; known errors are one line on stderr and code 1, mistyped ones code 2, ctrl-C is code 130."""
     try:
-        code = app(args=sys.argv[1:] if arguments is None else arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        code = app(args=sys.argv[1:] if arguments is None else arguments, prog_name="nextclick", standalone_mode=False)
+    except Mistyped as error:
+        code = _mistyped(error)
+    except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:
@@ -54,6 +58,17 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         code = _tell(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mistyped(error: typer.BadParameter) -> int:
+    """What is not known or missing, and where to look it up; a group alone shows its help. The exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "nextclick"
+    print(f"nextclick: {error.format_message().rstrip('.')}: see `{command} --help`", file=sys.stderr)
+    return error.exit_code
 
 
 def _tell(error: Exception) -> int:
