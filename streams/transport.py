@@ -83,6 +83,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return end
         return min(end, self._fetched_to.get(tp, end))
 
+    def on_buffer_full(self, tp: TP) -> None:
+        """Ours are held back by the stream's queue of one poll; no partition is paused for it.
+
+        Faust would pause the poll's last one at every poll, and a record that lies fetched for a paused partition keeps
+        aiokafka from asking its broker for any other, for 100 ms.
+        """
+        if not self._ours(tp):
+            super().on_buffer_full(tp)
+
     async def perform_seek(self) -> None:
         await super().perform_seek()  # other topics: the committed offset
         ours = {tp for tp in self.assignment() if self._ours(tp)}
