@@ -56,8 +56,8 @@ class Outlet:
     async def _started(self, compression: str | None = None) -> Any:
         async with self.starting:  # made on the running loop, at the first send
             if compression not in self.producers:
-                producer = aiokafka.AIOKafkaProducer(
-                    **connection.of(self.settings.kafka).for_aiokafka(), linger_ms=5, acks="all",
+                producer = aiokafka.AIOKafkaProducer(  # no linger: what is sent together shares a request anyway
+                    **connection.of(self.settings.kafka).for_aiokafka(), linger_ms=0, acks="all",
                     compression_type=compression, max_request_size=MAX_REQUEST,
                 )  # fmt: skip
                 await producer.start()
