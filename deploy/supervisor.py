@@ -16,6 +16,7 @@ from deploy import broker
 BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 HEALTHY_S = 60.0  # up this long: the next restart is prompt again
 STOP_S = 9.0
+HOPELESS = 5  # failures in a row
 WORDS = 600  # characters of a last line that are repeated
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what colours and hides on a terminal
 
@@ -65,6 +66,15 @@ class Supervisor:
                 child.failures += 1
                 child.again_s = self._now() + wait
                 self._say(f"{child.name} ended with code {code}; again in {wait:g} s. {last_words(child.output)}")
+
+    def hopeless(self) -> str | None:
+        """Of a child that failed again and again, its name and its last words."""
+        child = next((c for c in self.children if c.failures >= HOPELESS), None)
+        return (
+            None
+            if child is None
+            else f"{child.name} failed {child.failures} times in a row. {last_words(child.output)}"
+        )
 
     @property
     def restarts(self) -> int:

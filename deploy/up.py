@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import signal
 import sys
 import threading
@@ -44,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotReady(RuntimeError):
-    """The worker did not become ready in time; the message names its log."""
+    """The worker did not become ready in time, or kept failing; the message names its log."""
 
 
 class Watch:
@@ -244,6 +245,8 @@ def _supervised(
             supervisor.start(Child(name=name, command=command, output=logs / f"{name}.log",
                                    environment=settings.secrets()))  # fmt: skip
         tell(f"worker and trainer are starting; their logs: {logs}")
+        if sys.stdout.isatty() and not plan.json:
+            tell(f"in another shell: {exports(settings)}")
         _until_ready(watch, supervisor, stopped, logs)
         if not stopped.is_set():
             tell(f"ready: {settings.worker} owns {len(settings['topics.events'])} event topic(s) on {settings.kafka}")
@@ -266,10 +269,18 @@ def _supervised(
     return result
 
 
+def exports(settings: Settings) -> str:
+    """What lets the commands in another shell find this run."""
+    said = {"NEXTCLICK_KAFKA": settings.kafka, "NEXTCLICK_SHARED": settings.shared.absolute()}
+    return "export " + " ".join(f"{name}={shlex.quote(str(value))}" for name, value in said.items())
+
+
 def _until_ready(watch: Watch, supervisor: Supervisor, stopped: threading.Event, logs: Path) -> None:
     end = time.monotonic() + READY_S
     while not watch.ready and not stopped.wait(0.2):
         supervisor.step()
+        if (why := supervisor.hopeless()) is not None:
+            raise NotReady(why)
         if watch.failed is not None:
             raise watch.failed
         if time.monotonic() > end:

@@ -28,8 +28,16 @@ def test_child_is_restarted_with_growing_back_off(tmp_path: Path) -> None:
         assert child.process is None
         clock[0] += 0.2
         supervisor.step()
+        assert supervisor.hopeless() is None
     assert (child.restarts, len(said)) == (2, 2)
     assert "ended with code 3; again in 1 s. Its last words: no luck" in said[0]
+    for wait in (4, 8, 15):
+        assert child.process is not None
+        child.process.wait(20)
+        supervisor.step()
+        clock[0] += wait
+        supervisor.step()
+    assert "worker failed 5 times in a row. Its last words: no luck" in (supervisor.hopeless() or "")
     supervisor.stop()
 
 
