@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import statistics
 import sys
@@ -142,6 +143,8 @@ def run(settings: dials.Settings) -> None:
     def beat() -> bytes:
         return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
 
+    gc.collect()
+    gc.freeze()  # what was imported stays: else each full collection stops the worker for a tenth of a second
     built = app.build(wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep)
 
     async def pulse(app: Any) -> None:
