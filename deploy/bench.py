@@ -220,7 +220,7 @@ async def _measure(settings: Settings, plan: Plan, say: Callable[[str], None], f
         async with contextlib.AsyncExitStack() as stack:
             beats = await stack.enter_async_context(_beats(mine))
             events = Events()
-            producer = aiokafka.AIOKafkaProducer(**mine.kafka.for_aiokafka(), linger_ms=5, acks="all")
+            producer = aiokafka.AIOKafkaProducer(**mine.kafka.for_aiokafka(), linger_ms=0, acks="all")
             await stack.enter_async_context(producer)
             worker = await _side(stack, "worker", mine, names, producer, events)
             await _warm(worker, beats, plan.model, children[0], log, say)
@@ -446,7 +446,7 @@ async def _echo(kafka: Connection, source: str, sink: str, size: int) -> None:
         source, **kafka.for_aiokafka(), group_id=source, auto_offset_reset="earliest", fetch_max_wait_ms=50,
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500,
     )  # fmt: skip
-    producer = aiokafka.AIOKafkaProducer(**kafka.for_aiokafka(), linger_ms=5, acks="all")
+    producer = aiokafka.AIOKafkaProducer(**kafka.for_aiokafka(), linger_ms=0, acks="all")
     async with consumer, producer:
         while True:
             polled = await consumer.getmany(timeout_ms=1_000)
