@@ -21,7 +21,7 @@ from deploy import broker, health, history, replay
 from deploy.demo import shop
 from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
-from featurestore import lake
+from featurestore import database, lake
 from streams import control, topics
 
 READY_S = 120.0
@@ -377,9 +377,7 @@ def summary(settings: Settings, watch: Watch, feed: Input, state: control.Contro
 
 def stale_users(cover: lake.Cover, newest: dict[str, tuple[int, int]]) -> int:
     """Users with a scorable row whose newest prediction's trigger is not their newest scorable row."""
-    import duckdb
-
-    with duckdb.connect() as con:
+    with database.connect() as con:
         where = "consent AND NOT late AND topic NOT LIKE '~%'"
         relation = cover.relation(["user_id", "partition", "offset"], where=where)
         rows = con.execute(f'SELECT user_id, partition, max("offset") FROM ({relation}) GROUP BY ALL').fetchall()

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from featurestore import events, segments, sessions
+from featurestore import database, events, segments, sessions
 from featurestore.events import COLUMNS, Row
 from featurestore.segments import HISTORY, LakeProgress, PartitionKey, Segment
 
@@ -123,7 +123,7 @@ def paths(files: Iterable[Path]) -> str:
 @contextlib.contextmanager
 def connection() -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory, on one thread."""
-    con = duckdb.connect(config={"threads": 1})
+    con = database.connect()
     try:
         yield con
     finally:

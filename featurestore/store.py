@@ -14,7 +14,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from featurestore import migrations
+from featurestore import database, migrations
 from featurestore.events import COLUMNS, Row, from_record, to_columns
 from featurestore.lake import SCHEMA, PartitionKey
 
@@ -56,8 +56,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.keep_ms = keep_ms
-        self._con = duckdb.connect(str(path))
-        self._con.execute("SET threads = 1")
+        self._con = database.connect(path)
         self._migrate()
         self._progress = self._read_progress()
 
@@ -152,8 +151,7 @@ class Store:
         self.close()
         _wal(self.path).unlink(missing_ok=True)
         fresh.replace(self.path)
-        self._con = duckdb.connect(str(self.path))
-        self._con.execute("SET threads = 1")
+        self._con = database.connect(self.path)
         return True
 
     def _migrate(self) -> None:

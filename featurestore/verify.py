@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore import lake, store
+from featurestore import database, lake, store
 from featurestore.lake import Cover, LakeProgress, PartitionKey, Segment
 
 NAME = re.compile(r"(\d+)-(\d+)(?:\.g(\d+))?\.parquet")
@@ -229,7 +229,7 @@ def _identities(segment: Segment, first: int, last: int) -> set[tuple[Any, ...]]
 
 def _duplicates(part: Part) -> None:
     sql = part.cover.relation(["offset", "n"])
-    with duckdb.connect(config={"threads": 1}) as con:
+    with database.connect() as con:
         twice = con.execute(f'SELECT "offset", n FROM ({sql}) GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL').fetchall()
     for link in part.chain:
         here = [place for place in twice if link.segment.above < place[0] <= link.segment.last]
@@ -308,7 +308,7 @@ def store_findings(
         found.append(Finding(kind=kind, where=where, what=what, remedy=remedy, fault=fault))
 
     try:
-        con = duckdb.connect(str(path), read_only=True)
+        con = database.connect(path, read_only=True)
     except duckdb.IOException as error:
         if "lock" in str(error).lower():
             raise StoreInUse(f"{path.name}: a worker runs on it; stop the worker to have its store checked") from error

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore import database
 from featurestore.events import ENGAGED
 from featurestore.lake import HISTORY, Cover, PartitionKey
 
@@ -73,7 +74,7 @@ class Examples:
 
 def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     """All mature cuts of the window with their features by offset and their labels by event time."""
-    con = duckdb.connect(config={"threads": 1})
+    con = database.connect()
     try:
         rows = _rows(con, cover, policy)
         part, keys = _parts(rows)
