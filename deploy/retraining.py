@@ -34,15 +34,13 @@ def _judged(job: Job) -> retrain.Verdict:
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
     since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
     champion = out.verify(job.champion) if job.champion else None
-    return retrain.run(
-        the_lake.cover(forgotten=job.forgotten),
-        champion,
-        retrain.Recipe(kind=job.kind, tune=job.tune, network=network.NetworkSettings(epochs=job.epochs)),
-        msgspec.structs.replace(job.policy, since=since),
-        int(time.time() * 1000),
-        texts=_texts(job, champion),
-        out=out,
-    )
+    recipe = retrain.Recipe(kind=job.kind, tune=job.tune, network=network.NetworkSettings(epochs=job.epochs))
+    policy, words = msgspec.structs.replace(job.policy, since=since), _texts(job, champion)
+
+    def run(cover: lake.Cover) -> retrain.Verdict:
+        return retrain.run(cover, champion, recipe, policy, int(time.time() * 1000), texts=words, out=out)
+
+    return the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
 
 
 def _loads(job: Job) -> bool:

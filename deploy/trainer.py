@@ -91,6 +91,7 @@ class Trainer:
         self.answered: set[str] = set()  # each `retrain.now` that a retrain was begun for
         self.unusable: set[str] = set()
         self.leading, self.busy = threading.Event(), threading.Lock()
+        self.files = threading.Lock()  # whoever takes the lake's files away
         self.process: Any = None
         self.retrains: Counter[str] = Counter()  # by what came of them
 
@@ -138,7 +139,6 @@ class Trainer:
         try:
             state, now_ms = self.following.state, int(time.time() * 1000)
             settings = self.live(state)
-            self.lake.keep_forgotten(state.forgotten, now_ms)
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
                 last_tune_ms=self.last_tune_ms,
@@ -163,6 +163,18 @@ class Trainer:
             os._exit(3)
         finally:
             self.busy.release()
+
+    def erase(self) -> None:
+        """Take the forgotten out of the lake's files; a retrain that runs meanwhile does not hold it up."""
+        if not self.leading.is_set() or not self.files.acquire(blocking=False):
+            return
+        try:
+            self.lake.keep_forgotten(self.following.state.forgotten, int(time.time() * 1000))
+        except Exception:
+            log.exception("Stopping: the forgotten could not be taken out of the lake.")
+            os._exit(3)
+        finally:
+            self.files.release()
 
     def lead_one(self, settings: dials.Settings, kind: Kind, why: str) -> Verdict | None:
         """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
@@ -227,8 +239,9 @@ class Trainer:
     def upkeep(self, settings: dials.Settings) -> None:
         """Merge old segments; let old ones, old versions and what belonged to them go."""
         now_ms = int(time.time() * 1000)
-        self.lake.compact(COMPACT_AFTER_MS, now_ms)
-        self.lake.expire(settings["lake.keep"])
+        with self.files:
+            self.lake.compact(COMPACT_AFTER_MS, now_ms)
+            self.lake.expire(settings["lake.keep"])
         state = self.following.state
         kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
         gone = [f"versions/{v}" for v in self.registry.prune(settings["models.keep"], kept)]
@@ -270,7 +283,8 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     scheduler = BackgroundScheduler(timezone="UTC")
-    scheduler.add_job(trainer.tick, "interval", seconds=TICK_S, max_instances=2, coalesce=True, misfire_grace_time=None)
+    for job in (trainer.tick, trainer.erase):
+        scheduler.add_job(job, "interval", seconds=TICK_S, max_instances=2, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
         names.control, **settings.kafka.for_kafka_python(), group_id=f"nextclick-trainer-{names.control}",
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,

@@ -152,6 +152,29 @@ def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_the_forgotten_leave_the_lake_while_a_retrain_runs(log: Log, tmp_path: Path) -> None:
+    """A retrain may take half an hour: who is forgotten meanwhile is in no file of the lake before it ends."""
+    leader = Trainer(tmp_path, log, FEW)
+    past = shop.history(seed=1, users=5, rate=1.0, end_ms=1_800_000_000_000, duration_ms=300_000)
+    history.write(past, leader.lake, leader.settings.sessions())
+    gone = leader.lake.cover().rows()[0].event.user_id
+    answer = leader._in_a_process
+
+    def held() -> bool:
+        return any(gone.encode() in path.read_bytes() for path in leader.lake.root.rglob("*.parquet"))
+
+    def train(job: trainer.Job) -> trainer.Verdict | str:
+        assert held()
+        log.append("forget", {"user_id": gone}, by="ann")
+        leader.erase()
+        assert not held()
+        return answer(job)
+
+    leader._in_a_process = train  # type: ignore[method-assign]
+    leader.tick()
+    assert log.entries[-1].kind == "retrain.judged"
+
+
 def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_path: Path) -> None:
     """Version, champion, verdict, in this order; the fold makes it the champion."""
     leader = Trainer(
