@@ -236,7 +236,7 @@ def build(
     @fail_stop
     async def tell() -> None:
         await scorer.score()
-        await ingest_.commit_if_due()
+        await ingest_.hold_back()
 
     @app.timer(ingest.COMMIT_S)  # type: ignore[untyped-decorator]
     @fail_stop

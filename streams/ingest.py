@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 COMMIT_S = 0.2
 FLUSH_ROWS = 50_000
+WAITING_ROWS = 20_000
 BEHIND_BEATS = 10  # a log may end too early for a moment, while its leader changes
 KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
 KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
@@ -101,7 +102,11 @@ def _behind(tp: TP, part: Part, end: int) -> LogBehindProgress:
 
 
 class Ingest:
-    """The state of one worker's partitions. Everything below runs on the event loop under `lock`; SQL on `writer`."""
+    """The state of one worker's partitions, on the event loop; SQL and files on the thread of `writer`.
+
+    Two locks, taken in this order: `lock` for who owns what (fold, adopt, release), `disk` for store and lake (commit,
+    flush, and whoever changes owners). So that an event need not wait for the disk: folding goes on beside a flush.
+    """
 
     def __init__(
         self,
@@ -115,7 +120,7 @@ class Ingest:
     ) -> None:
         self.store, self.lake, self.settings, self.log_ids = store_, lake_, settings, log_ids
         self.keep_ms, self.keep = keep_ms, keep  # rows so long; of foreign events' personal fields these
-        self.lock = asyncio.Lock()
+        self.lock, self.disk = asyncio.Lock(), asyncio.Lock()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.parts: dict[TP, Part] = {}
         self.waiting: deque[Batch] = deque()  # folded, not committed
@@ -224,7 +229,7 @@ class Ingest:
         self.acked_seq = max(self.acked_seq, seq)
 
     async def commit(self) -> None:
-        """Write the acknowledged prefix: rows and next offsets in one transaction. Call it under the lock."""
+        """Write the acknowledged prefix: rows and next offsets in one transaction. Call it under `disk`."""
         rows: list[Row] = []
         progress: dict[PartitionKey, store.Progress] = {}
         while self.waiting and self.waiting[0].seq <= self.acked_seq:
@@ -241,15 +246,21 @@ class Ingest:
     async def commit_if_due(self) -> None:
         """The group commit: every 200 ms; the lake gets its rows every 50,000 without waiting for its time."""
         if time.monotonic() - self.committed_s >= COMMIT_S:
-            async with self.lock:
+            async with self.disk:
                 await self.commit()
                 if self.unflushed >= FLUSH_ROWS:
                     await self._forget()
                     await self._flush()
 
+    async def hold_back(self) -> None:
+        """Wait for the disk where more than `WAITING_ROWS` wait for it in memory, and only there."""
+        if sum(len(batch.rows) for batch in self.waiting) > WAITING_ROWS:
+            async with self.disk:
+                await self.commit()
+
     async def flush(self) -> None:
         """Commit, then move what is committed to the lake and let the store forget what is old and flushed."""
-        async with self.lock:
+        async with self.disk:
             await self.commit()
             await self._forget()
             await self._flush()
@@ -258,7 +269,7 @@ class Ingest:
         self.unflushed = 0
         with self.busy("flush"):
             for part in list(self.parts.values()):
-                await self.on_writer(self._flush_part, part)
+                await self.on_writer(self._flush_part, part, list(part.open.sessions()))
 
     async def _forget(self) -> None:
         """Before anything goes to the lake: who was forgotten since then leaves memory and file."""
@@ -276,12 +287,12 @@ class Ingest:
         await self.on_writer(self.store.forget, users)
         log.info("Forgotten users left the store.", users=len(fresh))
 
-    def _flush_part(self, part: Part) -> None:
+    def _flush_part(self, part: Part, open_: list[Session]) -> None:
         progress = self.store.progress().get(part.key)
         if progress is None:
             return
         self._to_lake(part, progress)
-        keep = {(s.user_id, s.session_id) for s in part.open.sessions()}
+        keep = {(s.user_id, s.session_id) for s in open_}  # at hand since the fold goes on
         self.store.evict(part.key, progress.watermark_ms - self.keep_ms, part.flushed, keep)
 
     def _to_lake(self, part: Part, progress: store.Progress) -> None:
@@ -302,7 +313,7 @@ class Ingest:
 
     async def adopt(self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
         """The start rule: the larger of the store's offset and the lake's; a lake that is ahead replaces the store."""
-        async with self.lock:
+        async with self.lock, self.disk:
             for tp in sorted(partitions - self.parts.keys()):
                 self.parts[tp] = await self.on_writer(self._adopt, tp, *bounds[tp])
             return {tp: self.parts[tp].read for tp in partitions}
@@ -348,7 +359,7 @@ class Ingest:
 
     async def release(self, partitions: set[TP], *, drop: bool) -> None:
         """Commit, flush to the lake, and (on a revoke) drop: the next owner starts from the lake."""
-        async with self.lock:
+        async with self.lock, self.disk:
             await self.commit()
             await self._forget()
             for tp in sorted(partitions & self.parts.keys()):

@@ -91,7 +91,7 @@ async def together(polls: list[list[Any]], folder: Path, cpu: dict[str, list[flo
         spent["Ingest.fold"] += time.process_time() - began
         began = time.process_time()
         taken.acknowledged(batch.seq)
-        async with taken.lock:
+        async with taken.disk:
             await taken.commit()
         spent["Ingest.commit"] += time.process_time() - began
     began = time.process_time()
