@@ -90,7 +90,7 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
     """
     cases = [c for c in cases if len(c.candidates)]
     early = max(1, len(cases) * 4 // 5)
-    made, late = _likeliest(cases[:early], start), cases[early:] or cases
+    made, late = _likeliest(cases[:early], start, tolerance=1e-5), cases[early:] or cases
 
     def loss(log_temperature: float) -> float:
         tried = msgspec.structs.replace(made, temperature=math.exp(log_temperature))
@@ -117,7 +117,9 @@ def surprise(arm: Blend, case: Case) -> float:
     return -math.log(max(said, 1e-12))
 
 
-def _likeliest(cases: list[Case], pulled_to: Blend | None, start: Blend | None = None) -> Blend:
+def _likeliest(
+    cases: list[Case], pulled_to: Blend | None, start: Blend | None = None, tolerance: float = 1e-6
+) -> Blend:
     first = np.cumsum([0] + [len(c.candidates) for c in cases])
     x, s = np.concatenate([c.candidates for c in cases]), np.stack([c.session for c in cases])
     target = np.array([c.target for c in cases])
@@ -131,7 +133,7 @@ def _likeliest(cases: list[Case], pulled_to: Blend | None, start: Blend | None =
         away = w - before
         return total / n + pull * float(away @ away), gradient / n + 2 * pull * away
 
-    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6}).x
+    found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": tolerance}).x
     return Blend(
         item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
     )

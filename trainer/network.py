@@ -26,6 +26,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How it is made and trained; the first training takes more passes than one that starts warm."""
 
     width: int = 64
+    axes: int = 128  # principal ones of the text vectors that are kept
     scale: float = 14.0  # from cosine to logit, where training starts
     dropout: float = 0.3  # of token vectors
     learning_rate: float = 3e-3
@@ -65,7 +66,8 @@ class Network(torch.nn.Module):
         self.settings, self.words = settings, {word: 1 + i for i, word in enumerate(words)}
         self.trained_ms = -1  # no label above this instant has been learnt
         self.mean = torch.nn.Parameter(torch.zeros(dim), requires_grad=False)
-        self.project = torch.nn.Parameter(torch.zeros(dim, d))
+        self.axes = torch.nn.Parameter(torch.zeros(dim, settings.axes), requires_grad=False)
+        self.project = torch.nn.Parameter(torch.eye(settings.axes, d))
         self.residual = torch.nn.Parameter(torch.zeros(1 + len(words), d))
         self.key, self.query = torch.nn.Linear(d, d, bias=False), torch.nn.Linear(d, d)
         self.onward = torch.nn.Parameter(torch.zeros(d, d))  # what follows is not what is alike
@@ -77,18 +79,22 @@ class Network(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.tensor(settings.scale))
 
     def start_at(self, vectors: Vectors) -> None:
-        """Set the projection to the principal axes of [n, dim] text vectors."""
+        """Set the axes to the principal ones of [n, dim] text vectors."""
         mean = vectors.mean(0)
         spread, axes = np.linalg.eigh((vectors - mean).T @ (vectors - mean))
-        axes = (axes * (spread > 1e-5 * spread.max()))[:, ::-1][:, : self.settings.width]  # beyond them is only noise
+        axes = (axes * (spread > 1e-5 * spread.max()))[:, ::-1][:, : self.settings.axes]  # beyond them is only noise
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(mean))
-            self.project[:, : axes.shape[1]].copy_(torch.from_numpy(np.ascontiguousarray(axes)))
+            self.axes[:, : axes.shape[1]].copy_(torch.from_numpy(np.ascontiguousarray(axes)))
 
-    def embedded(self, vectors: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
-        """Text vectors [..., dim] of words [...] in the network's space: [..., width]."""
+    def reduced(self, vectors: Vectors) -> torch.Tensor:
+        """Text vectors [n, dim] along the axes, which training leaves as they are: [n, axes]."""
+        return (torch.from_numpy(vectors) - self.mean) @ self.axes
+
+    def embedded(self, reduced: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+        """Reduced text vectors [..., axes] of words [...] in the network's space: [..., width]."""
         known = self.residual[word] * (word > 0).unsqueeze(-1)
-        return functional.normalize((vectors - self.mean) @ self.project, dim=-1) + known
+        return functional.normalize(reduced @ self.project, dim=-1) + known
 
     def heading(self, table: torch.Tensor, text: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         """Where sessions are heading, [n, width], unit length; the attention of STAMP (Liu et al., KDD 2018)."""
@@ -100,15 +106,15 @@ class Network(torch.nn.Module):
         s = (a.unsqueeze(-1) * e).sum(1)
         return functional.normalize(s + s @ self.onward, dim=-1)
 
-    def items(self, vectors: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+    def items(self, reduced: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
         """Items in the network's space: [n, width], unit length."""
-        return functional.normalize(self.embedded(vectors, word), dim=-1)
+        return functional.normalize(self.embedded(reduced, word), dim=-1)
 
     @torch.inference_mode()
     def headings(self, said: Sequences) -> Vectors:
         """`heading` outside training, in batches: float32 [n, width]."""
         self.eval()
-        table = torch.from_numpy(said.table)
+        table = self.reduced(said.table)
         made = [self.heading(table, *_batch(said, slice(i, i + 1_024))) for i in range(0, len(said.text), 1_024)]
         return torch.cat(made).numpy()
 
@@ -116,7 +122,7 @@ class Network(torch.nn.Module):
     def placed(self, vectors: Vectors, names: list[str]) -> Vectors:
         """`items` outside training: float32 [n, width]."""
         word = torch.tensor([self.words.get(name, 0) for name in names])
-        return self.items(torch.from_numpy(vectors), word).numpy()
+        return self.items(self.reduced(vectors), word).numpy()
 
     def logits(self, heading: Vectors, placed: Vectors, own: Any, ago: list[int]) -> Vectors:
         """Of the items [m, width] for one session [width]; `own`: columns of its own, touched so many tokens ago."""
@@ -198,7 +204,7 @@ def train(network: Network, lessons: Lessons, epochs: int) -> Network:
     )
     columns = {name: column for column, name in enumerate(lessons.names)}
     own = _own(said, columns)
-    table, vectors = torch.from_numpy(said.table), torch.from_numpy(lessons.vectors)
+    table, vectors = network.reduced(said.table), network.reduced(lessons.vectors)
     word = torch.tensor([network.words.get(name, 0) for name in lessons.names])
     counts = np.bincount(lessons.target, minlength=len(columns)) ** 0.5 + 0.1
     order = np.concatenate([rng.permutation(n) for _ in range(1 + steps * settings.batch // n)])
