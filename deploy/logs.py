@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
@@ -54,6 +55,8 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """A line's kind is who says it and its text before the values come in."""
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return False  # Faust calls it a crash when it stops an agent, or lets it begin anew after a rebalance
         kind, now = (record.name, str(record.msg)[:KIND]), self.now()
         last_s, more = self.said.get(kind, (-EVERY_S, 0))
         again = now - last_s >= EVERY_S

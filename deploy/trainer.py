@@ -21,7 +21,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import health, logs
+from deploy import ending, health, logs
 from deploy import settings as dials
 from featurestore import lake, window
 from streams import control, topics
@@ -313,6 +313,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> None:
     stop = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            ending.within()
         stop.set()
 
     signal.signal(signal.SIGTERM, ask)

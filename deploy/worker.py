@@ -18,7 +18,7 @@ import orjson
 import structlog
 import torch
 
-from deploy import health, logs
+from deploy import ending, health, logs
 from deploy import settings as dials
 from featurestore import lake, store
 from streams import app, beats, control, ingest, score, topics
@@ -74,6 +74,14 @@ class Models:
         if champion is None or champion == self.current.version or champion in self.refused:
             return None
         return str(champion)
+
+
+class Process(faust.Worker):  # type: ignore[misc]
+    """Faust's, whose stop waits for answers of the broker: it has its time for that."""
+
+    def _schedule_shutdown(self, number: Any) -> None:
+        ending.within()
+        super()._schedule_shutdown(number)
 
 
 def run(settings: dials.Settings) -> None:
@@ -156,7 +164,7 @@ def run(settings: dials.Settings) -> None:
 
     if settings["http"] is not None:  # 2 ms a second under full load
         built.timer(1.0)(pulse)
-    runner = faust.Worker(built, override_logging=False, redirect_stdouts=False, quiet=True)
+    runner = Process(built, override_logging=False, redirect_stdouts=False, quiet=True)
     runner.spinner = None  # it writes a terminal's codes into whatever the output is
     try:
         runner.execute_from_commandline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -64,6 +65,13 @@ def test_a_library_that_repeats_itself_is_heard_once_a_minute() -> None:
     assert passes("left the group") == "left the group"
     clock[0] = 61.0
     assert passes("no broker at %s", "c") == "no broker at c (1 more like it before)"
+
+
+def test_cancelled_agent_is_no_crash() -> None:
+    """What Faust cancels at a stop or a rebalance is not told as a crash; what fails is."""
+    for error, told in ((asyncio.CancelledError(), False), (ValueError(), True)):
+        record = logging.LogRecord("faust", logging.ERROR, "", 0, "Crashed", (), (type(error), error, None))
+        assert logs.Seldom().filter(record) == told
 
 
 def test_json_is_one_object_a_line() -> None:
