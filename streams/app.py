@@ -203,8 +203,9 @@ def build(
     bridge.event_topics = frozenset(settings.events)
 
     async def adopt(partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
-        while not await same_logs(settings, ingest_.log_ids):
-            await asyncio.sleep(1)
+        if partitions - ingest_.parts.keys():
+            while not await same_logs(settings, ingest_.log_ids):
+                await asyncio.sleep(1)
         return await ingest_.adopt(partitions, bounds)
 
     bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(adopt)))

@@ -91,7 +91,7 @@ async def transactions(address: str, topic: str, *parts: tuple[range, bool]) -> 
 
 
 def test_markers_of_transactions_are_no_lag(site: Site) -> None:
-    """After a commit, an abort and a restart the lag is 0, and latencies are timed; silence may mature."""
+    """After a commit, an abort and a restart the lag is 0, and latencies are timed."""
     site.start()
     site.until(lambda beat: len(beat["partitions"]) == 8)
     for first in range(0, 40, 20):  # a latency counts where the log had ended
