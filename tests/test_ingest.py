@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,3 +191,48 @@ def test_empty_log_ends_at_zero_and_is_no_log_that_was_read(worker: Worker) -> N
         worker.ingest.hear_end(read, 0)
     with pytest.raises(ingest.LogBehindProgress, match="needs offset 5, the log ends at 0"):
         worker.ingest.hear_end(read, 0)
+
+
+def test_events_are_folded_while_a_flush_waits_for_the_disk(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk holds back commits and lake, not the fold; nothing is committed twice or lost by it."""
+    began, disk, write = threading.Event(), threading.Event(), worker.lake.write
+
+    def slow(*arguments: Any) -> Path | None:
+        began.set()
+        disk.wait(30)
+        return write(*arguments)
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        await worker.take(0, [1_000] * 3)
+        monkeypatch.setattr(worker.lake, "write", slow)
+        flush = asyncio.create_task(worker.ingest.flush())
+        await asyncio.to_thread(began.wait, 30)
+        record = SimpleNamespace(offset=3, value=b"[]", key=b"u", headers=[], timestamp=1_000)
+        batch = await worker.ingest.fold({TP(TOPIC, 0): transport.Stretch(start=3, records=[record])})
+        assert batch is not None
+        assert not flush.done()
+        worker.ingest.acknowledged(batch.seq)
+        disk.set()
+        await flush
+        await worker.ingest.flush()
+
+    asyncio.run(steps())
+    assert worker.segments() == ["0-2.parquet", "3-3.parquet"]
+
+
+def test_many_rows_that_wait_for_the_disk_hold_the_scorer_back(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged and not committed lies in memory: beyond a number of rows it is committed at once."""
+    monkeypatch.setattr(ingest, "WAITING_ROWS", 4)
+    monkeypatch.setattr(ingest, "COMMIT_S", 1e9)
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        await worker.take(0, [1_000] * 4)
+        await worker.ingest.hold_back()
+        assert len(worker.ingest.waiting) == 1
+        await worker.take(0, [2_000])
+        await worker.ingest.hold_back()
+        assert not worker.ingest.waiting
+
+    asyncio.run(steps())
