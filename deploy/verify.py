@@ -222,7 +222,7 @@ def _rows(segment: lake.Segment) -> dict[tuple[int, int], str]:
 def _ids(record: Any) -> list[str | None]:
     """The ids of a message's events in order, None in the place of one that cannot be read."""
     try:
-        elements = codec.decode(record.value, record.headers)
+        elements = codec.decode(record.value, record.headers, key=record.key, record_ms=record.timestamp)
     except codec.BadEvent:
         return [None]
     return [element.event_id if isinstance(element, Event) else None for element in elements]
