@@ -27,6 +27,7 @@ from streams import control, topics
 READY_S = 120.0
 DRAIN_S = 90.0
 LINE_S = 5.0
+SIGNALLED_S = 5.0  # who presses ctrl-C does not wait for a broker that is gone
 QUIET_S = 15.0  # longer than a worker needs to come back
 
 
@@ -184,11 +185,11 @@ class Input:
             self.failed = error
         self.done = True
 
-    def stop(self) -> None:
-        """Send no more; what was handed over is flushed."""
+    def stop(self, within_s: float = 60.0) -> None:
+        """Send no more; what was handed over is flushed, if the broker takes it in time."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(60)
+            self._thread.join(within_s)
 
 
 def source_of(plan: Plan) -> tuple[Iterator[replay.Line], float | None]:
@@ -252,7 +253,7 @@ def _supervised(
             tell(f"ready: {settings.worker} owns {len(settings['topics.events'])} event topic(s) on {settings.kafka}")
         feed.start()
         _watch_until_over(plan, watch, feed, supervisor, stopped, log, tell)
-        feed.stop()
+        feed.stop(SIGNALLED_S if stopped.is_set() else 60.0)
         if plan.for_ms is not None:
             _drain(watch, feed, supervisor, stopped)
     finally:

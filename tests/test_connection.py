@@ -51,6 +51,8 @@ def test_secret_is_nowhere_to_be_seen(tmp_path: Path) -> None:
     said = {"kafka.protocol": "SASL_PLAINTEXT", "kafka.user": "ann"}
     settings = Settings.load(said, {"NEXTCLICK_KAFKA_PASSWORD": word})
     assert settings.kafka.password == word
+    rows = {row["name"]: row["value"] for row in settings.table()}
+    assert rows["kafka.password"] == "***"
     shown = [repr(settings.table()), str(settings.options()), repr(settings.kafka), str(settings.kafka)]
     assert [text for text in shown if word in text] == []
     assert settings.secrets() == {BY_NAME["kafka.password"].env: word}
