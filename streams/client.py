@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -93,18 +92,31 @@ class EventProducer:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush and disconnect; raises `NotDelivered` like `flush`, and nothing is tried any more."""
-        self._settle(lambda: self._producer.close(timeout=timeout_s))
+        self._settle(lambda: self._end(timeout_s))
+
+    def _end(self, timeout_s: float | None) -> None:
+        try:
+            self._producer.close(timeout=timeout_s)
+        except KafkaTimeoutError:  # kafka-python 3.0.12 leaves it open then: it would go on sending behind our back
+            sender = self._producer._sender
+            sender.force_close()
+            sender.join(ABANDONED_S)
+            self._producer.close(timeout=0)
+            raise
 
     def _settle(self, finish: Callable[[], None]) -> None:
-        why: object = "no answer in time"
-        with contextlib.suppress(KafkaTimeoutError):
+        late = False
+        try:
             finish()
-        missing = list(self._waiting.values())
+        except KafkaTimeoutError:
+            late = True
+        missing, why = list(self._waiting.values()), list[object]()
         for number in list(self._refused):
-            event_id, why = self._refused.pop(number)
+            event_id, error = self._refused.pop(number)
             missing.append(event_id)
+            why.append(error)
         if missing:
-            raise NotDelivered(missing, why)
+            raise NotDelivered(missing, "no answer in time" if late or not why else why[-1])
 
     def __enter__(self) -> Self:
         return self

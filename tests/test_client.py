@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from deploy import broker
+from deploy.kafka import Kafka
 from featurestore.events import Event
 from streams import client, codec, topics
 
@@ -125,6 +127,43 @@ def test_what_cannot_be_written_or_is_too_large_is_refused() -> None:
         unconnected.send({"event_id": "e1", "type": "search", "user_id": "u1", "ts": 1, "x": {1, 2}})
     with pytest.raises(codec.BadEvent, match="the limit is 262,144"):
         unconnected.send(event(title="t" * 2_000_000))
+
+
+@pytest.mark.kafka
+def test_closed_producer_sends_no_more(own_kafka: Kafka) -> None:
+    """Closed while the broker is frozen: the events are named, nothing is sent afterwards, nothing complains."""
+    address, topic = own_kafka.address, "frozen"
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+    admin.close()
+    program = f"""
+import os, signal
+from streams import client
+producer = client.EventProducer({address!r}, {topic!r})
+event = {{"event_id": "e0", "type": "search", "user_id": "u", "ts": 1}}
+producer.send(event)
+producer.flush(20)
+os.kill({own_kafka.process.pid}, signal.SIGSTOP)
+for n in range(1, 6):
+    producer.send(event | {{"event_id": f"e{{n}}"}})
+    if n == 1:
+        try:
+            producer.flush(0.5)  # the first is on its way: only the others can be held back
+        except client.NotDelivered:
+            pass
+try:
+    producer.close(0.5)
+except client.NotDelivered as error:
+    print(sorted(error.event_ids), error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    own_kafka.process.send_signal(signal.SIGCONT)
+    assert "['e1', 'e2', 'e3', 'e4', 'e5'] 5 event(s) were not taken by the broker (no answer in time)" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    reader = KafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
+    ids = [codec.decode(record.value)[0].event_id for record in reader]
+    reader.close()
+    assert set(ids) <= {"e0", "e1"}
 
 
 @pytest.mark.kafka
