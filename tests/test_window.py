@@ -72,7 +72,8 @@ def test_examples_agree_with_the_definition(
         cut = rows[at]
         seen = [j for j in range(at + 1) if rows[j].event.user_id == cut.event.user_id]
         assert [t for t in e.tokens[i].tolist() if t >= 0] == seen
-        current = next((rows[j].event.item_id for j in reversed(seen) if rows[j].event.item_id), None)
+        touched = [rows[j].event.item_id for j in seen if rows[j].event.type in ENGAGED and rows[j].event.item_id]
+        current = touched[-1] if touched else None
         later = [
             (r.event.ts_ms, j)
             for j, r in enumerate(rows)
