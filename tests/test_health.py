@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy import broker, health
+from deploy.kafka import Kafka
 from deploy.settings import Settings, SettingsError
 from streams import client
 
@@ -199,6 +200,28 @@ def test_processes_tell(kind: str, embedded: str, at: tuple[str, int], tmp_path:
             wait_for(lambda: status(at)["leading"], log)
             assert b"nextclick_leading 1.0" in get(at, "/metrics")[2]
     finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+
+
+@pytest.mark.kafka
+def test_frozen_broker_is_not_ready_and_live(own_kafka: Kafka, at: tuple[str, int], tmp_path: Path) -> None:
+    """While the broker does not answer a worker is live and not ready, with the reason; then ready again."""
+    said = {"kafka": own_kafka.address, "encoder": "none", "worker": "w", "shared": str(tmp_path / "shared"),
+            "store.folder": str(tmp_path / "store"), "http": f"{at[0]}:{at[1]}"}  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        options = [a for k, v in said.items() for a in ("--set", f"{k}={v}")]
+        process = subprocess.Popen([sys.executable, "-m", "deploy.worker", *options], stdout=out, stderr=out)
+    try:
+        wait_for(lambda: get(at, "/ready")[0] == 200, log)
+        own_kafka.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: b"the broker has not answered for" in get(at, "/ready")[2], log)
+        assert get(at, "/live")[0] == 200
+        own_kafka.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: get(at, "/ready")[0] == 200, log)
+    finally:
+        own_kafka.process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, log.read_text()
 
