@@ -62,7 +62,7 @@ def due(batches: list[ingest.Batch]) -> list[Due]:
         seen = snapshot(session) if key in scorable else None
         if seen is not None:
             found.append((tp, part, *seen))
-    return found
+    return sorted(found, key=lambda one: one[3].origin.offset)  # a user of two sessions hears of the newer row last
 
 
 def portion(waiting: Iterable[ingest.Batch]) -> list[ingest.Batch]:

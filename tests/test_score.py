@@ -53,6 +53,14 @@ def test_session_touched_by_two_batches_is_scored_once_with_its_newest_row() -> 
     assert triggers(score.due(batches)) == {"ann": 2, "bob": 1}
 
 
+def test_user_of_two_sessions_hears_of_the_newer_row_last() -> None:
+    """Predictions are made in the order of their triggers, whichever session was touched first."""
+    shop = Shop()
+    batch = shop.batch(("ann", 3_000, {"session_id": "b"}), ("ann", 2_990, {"session_id": "a"}),
+                       ("ann", 3_010, {"session_id": "b"}))  # fmt: skip
+    assert [trigger.origin.offset for _, _, _, trigger in score.due([batch])] == [1, 2]
+
+
 def test_row_without_consent_triggers_nothing_and_is_not_seen() -> None:
     """A session touched only by rows without consent is not scored; such rows are no features either."""
     shop = Shop()
