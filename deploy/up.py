@@ -266,7 +266,7 @@ def _supervised(
         raise feed.failed
     result = summary(settings, watch, feed, state)
     if not plan.json:
-        tell(orjson.dumps(result, option=orjson.OPT_INDENT_2, default=msgspec.to_builtins).decode())
+        tell(told(result))
     return result
 
 
@@ -374,6 +374,34 @@ def summary(settings: Settings, watch: Watch, feed: Input, state: control.Contro
         "champion": state.champion,
         "latency_ms": {"p50": latency.get("p50"), "p99": latency.get("p99")},
     }
+
+
+def told(result: dict[str, Any]) -> str:
+    """The summary in plain lines: what came in, what went out, and each verdict with its n and bounds."""
+    latency = result["latency_ms"]
+    p50, p99 = (f"{latency[p]:,.0f} ms" if latency[p] is not None else "not timed" for p in ("p50", "p99"))
+    lines = [
+        f"{result['events_sent']:,} events sent: {result['stored']:,} stored, {result['duplicates']:,} duplicates, "
+        f"{result['rejected']:,} rejected, {result['dead_letters']:,} dead letters",
+        f"{result['predictions']:,} predictions, p50 {p50}, p99 {p99}; users without one for their newest event: "
+        f"{result['stale_users']:,}",
+        f"{len(result['versions'])} versions, {result['swaps']} swaps, champion {result['champion'] or 'none'}",
+    ]
+    return "\n".join([*lines, *map(told_verdict, result["verdicts"])])
+
+
+def told_verdict(verdict: dict[str, Any]) -> str:
+    """One verdict in a line."""
+    if "accepted" not in verdict:
+        return f"  {verdict.get('kind', 'retrain')}: failed, {verdict.get('reason', 'no reason told')}"
+    bounds = [
+        f"{name} {b['mean']:+.3f} [{b['low']:+.3f}, {b['high']:+.3f}]"
+        for name, b in verdict["bounds"].items()
+        if b["mean"] is not None
+    ]
+    numbers = [f"n={verdict['n']:,}", *bounds, f"{verdict['cpu_seconds']:.0f} CPU s"]
+    outcome = f"accepted as {verdict['version']}" if verdict["accepted"] else "kept out"
+    return f"  {verdict['kind']} {outcome}: {verdict['reason']} ({', '.join(numbers)})"
 
 
 def stale_users(cover: lake.Cover, newest: dict[str, tuple[int, int]]) -> int:
