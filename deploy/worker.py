@@ -21,6 +21,7 @@ import torch
 from deploy import ending, health, logs
 from deploy import settings as dials
 from featurestore import lake, store
+from featurestore.events import Row
 from streams import app, beats, control, ingest, score, topics
 from trainer import predictor, registry, texts
 
@@ -50,7 +51,7 @@ class Models:
             words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
             words.load()
             made = predictor.Predictor.load(path, words)
-        self.follow(made)
+        made.learn(self.unseen(made))
         made.warm()
         return made
 
@@ -63,10 +64,10 @@ class Models:
             log.error("The new champion was refused; the model in use goes on.", version=version, error=str(error))
             return None
 
-    def follow(self, model: predictor.Predictor) -> None:
-        """Learn the rows that the lake holds beyond what the model's memory has seen."""
-        seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
-        model.learn(self.lake.read(lambda cover: cover.rows(), seen, self.control.state.forgotten))
+    def unseen(self, model: predictor.Predictor) -> list[Row]:
+        """The rows that the lake holds beyond what the model's memory has seen."""
+        seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.copy().items()}
+        return self.lake.read(lambda cover: cover.rows(), seen, self.control.state.forgotten)
 
     def wanted(self) -> str | None:
         """The champion to change to, None where there is nothing to change."""
@@ -117,7 +118,7 @@ def run(settings: dials.Settings) -> None:
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
     predictor.Predictor.rehearse()
     vectors.load()
-    models.follow(models.current)
+    models.current.learn(models.unseen(models.current))
     wiring = app.AppSettings(
         kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,
         dead_letters=names.dead_letters, state=names.state, data=settings.store_path.parent,
@@ -138,7 +139,9 @@ def run(settings: dials.Settings) -> None:
         await entomb(taken, outlet)
         version = models.wanted()
         if version is None:
-            return await loop.run_in_executor(scorer.thread, models.follow, models.current)
+            rows = await asyncio.to_thread(models.unseen, models.current)
+            await loop.run_in_executor(scorer.thread, models.current.learn, rows)
+            return None
         model = await asyncio.to_thread(models.tried, version)
         if model is None:
             return None

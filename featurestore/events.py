@@ -133,7 +133,7 @@ def to_columns(rows: list[Row]) -> dict[str, list[Any]]:
         "session_id": [r.session_id for r in rows],
         "late": [r.late for r in rows],
         "seen": [r.seen for r in rows],
-        "absorbs": [list(r.absorbs) for r in rows],
+        "absorbs": [r.absorbs for r in rows],
     }
 
 
