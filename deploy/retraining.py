@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
+from deploy.job import Job
 from featurestore import lake
 from trainer import network, predictor, registry, retrain, texts
-
-if TYPE_CHECKING:
-    from deploy.trainer import Job
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import kafka
 import msgspec
@@ -23,9 +23,10 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 
 from deploy import ending, health, logs
 from deploy import settings as dials
-from featurestore import lake, window
+from deploy.job import Job, Kind
+from featurestore import lake
 from streams import control, topics
-from trainer import cadence, registry, texts, tuning
+from trainer import cadence, registry, texts
 
 log = structlog.get_logger()
 
@@ -34,25 +35,7 @@ LIMIT_S = 1_800.0  # of one retrain at the lowest priority beside other work, wh
 COMPACT_AFTER_MS = 600_000
 VERDICTS = ("retrain.judged", "retrain.rejected")  # rejected: with the report of a candidate that leaves no version
 
-
-Kind = Literal["refresh", "tune"]
 Verdict = dict[str, Any]  # a trainer.retrain.Verdict as plain values: its module stays outside this process
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the retrain's own process needs, as plain values."""
-
-    shared: str
-    name: str
-    encoder: str | None
-    champion: str | None
-    since: dict[str, int]
-    policy: window.WindowPolicy
-    forgotten: frozenset[str]
-    logs: str
-    kind: Kind
-    tune: tuning.TuneSettings
-    epochs: int
 
 
 def work(job: Job, answer: Any) -> None:
