@@ -302,7 +302,10 @@ def _watch_until_over(
         if plan.for_ms is not None and now - started >= plan.for_ms / 1000:
             return
         if now - last >= LINE_S:
-            tell(line(watch, log.state, feed.sent.events, before, now - last))
+            state = log.state
+            cadence_ms = int(watch.settings.with_control(state.dials)[0]["cadence"])
+            tell(line(watch, state, feed.sent.events, before, now - last, cadence_ms=cadence_ms,
+                      now_ms=int(time.time() * 1000)))  # fmt: skip
             before, last, watch.recent = feed.sent.events, now, 0
 
 
@@ -326,7 +329,9 @@ def _drain(watch: Watch, feed: Input, supervisor: Supervisor, stopped: threading
             return
 
 
-def line(watch: Watch, state: control.ControlState, sent: int, before: int, seconds: float) -> str:
+def line(
+    watch: Watch, state: control.ControlState, sent: int, before: int, seconds: float, *, cadence_ms: int, now_ms: int
+) -> str:
     """How things stand, in one line.
 
     `12.0 events/s · 11.2 predictions/s · lag 0 · 140 open sessions · champion v000003-ab12cd · …`
@@ -340,7 +345,20 @@ def line(watch: Watch, state: control.ControlState, sent: int, before: int, seco
         last = state.verdicts[-1]
         outcome = "accepted" if last.get("accepted") else "kept out"
         parts.append(f"last retrain: {last.get('kind')} {outcome} ({last.get('reason')}, n={last.get('n')})")
+    parts.append(told_next(state, cadence_ms, now_ms))
     return " · ".join(parts) + (f"\n    {told_prediction(watch)}" if watch.latest else "")
+
+
+def told_next(state: control.ControlState, cadence_ms: int, now_ms: int) -> str:
+    """What the trainer does now, or when it will: a cadence after it began last."""
+    if state.running is not None:
+        return f"{state.running.data.get('kind', 'retrain')} runs for {(now_ms - state.running.at_ms) // 1000} s"
+    if state.pause is not None and state.pause.until_ms > now_ms:
+        return f"retrains paused for {(state.pause.until_ms - now_ms) // 1000} s by {state.pause.by}"
+    if not state.verdicts:
+        return "the first retrain is due"
+    begun_ms = int(state.verdicts[-1]["at_ms"]) - int(state.verdicts[-1].get("wall_ms", 0))
+    return f"next retrain in {max(0, begun_ms + cadence_ms - now_ms) // 1000} s"
 
 
 def told_prediction(watch: Watch) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from deploy import cli
 from deploy.broker import free_port
+from streams import control
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -96,3 +97,16 @@ def test_help_is_light() -> None:
     code = f"import sys, deploy.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_line_of_up_says_what_the_trainer_does() -> None:
+    """Running, paused, due, or how long until the next one."""
+    from deploy.up import told_next
+
+    begun = control.Entry(id="1", kind="retrain.started", at_ms=5_000, by="t", data={"kind": "tune"})
+    assert told_next(control.ControlState(), 60_000, 0) == "the first retrain is due"
+    assert told_next(control.ControlState(running=begun), 60_000, 9_000) == "tune runs for 4 s"
+    paused = control.ControlState(pause=control.Pause(until_ms=30_000, by="ann"))
+    assert told_next(paused, 60_000, 9_000) == "retrains paused for 21 s by ann"
+    judged = control.ControlState(verdicts=({"at_ms": 20_000, "wall_ms": 10_000},))
+    assert told_next(judged, 60_000, 40_000) == "next retrain in 30 s"
