@@ -134,6 +134,15 @@ def test_blend_recovers_what_drives_the_choice() -> None:
     assert each.sum() + none + other == pytest.approx(1)
 
 
+def test_nothing_new_to_fit_on_leaves_the_blend_as_it_was() -> None:
+    """All fresh cuts may be held out for the judge; a few pull the weights only a little."""
+    start = blend.Blend(item=[0.5] * blend.WIDTH, none=[0.1] * len(blend.SESSION), other=[0.0] * len(blend.SESSION))
+    assert blend.fit([], start=start) == start
+    x = np.random.default_rng(1).normal(size=(8, blend.WIDTH))
+    near = blend.fit([blend.Case(candidates=x, session=np.eye(len(blend.SESSION))[0], target=2)], start=start)
+    assert np.abs(np.array(near.item) - 0.5).max() < 0.1
+
+
 def test_memory_counts_no_row_twice_and_does_not_mind_the_order_of_partitions() -> None:
     """Rows below the offsets seen change nothing; popularity is the same newest first and oldest first."""
     rows = shop_rows(200)

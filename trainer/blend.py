@@ -86,9 +86,11 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
 def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
     """Maximum likelihood by L-BFGS, pulled to `start`; then one temperature on the newest fifth, which it left out.
 
-    `cases` are in order of time, each as it was before its outcome was known; at least one has candidates.
+    `cases` are in order of time, each as it was before its outcome was known. Where none has candidates, `start` stays.
     """
     cases = [c for c in cases if len(c.candidates)]
+    if not cases:
+        return start or Blend.flat()
     early = max(1, len(cases) * 4 // 5)
     made, late = _likeliest(cases[:early], start, tolerance=1e-5), cases[early:] or cases
 
