@@ -96,7 +96,8 @@ def walk(
                 if verdict.version is not None:
                     trained, champion = trained + 1, out.path(verdict.version)
                     model = Predictor.load(champion, words)
-                    since = {KEY: rows[place - 1].origin.offset + 1}
+                    model.learn(rows[:place])  # what was not mature yet
+                    since = {KEY: next(iter(verdict.data_offsets.values()))}
                 next_ms = row.event.ts_ms + cadence_ms if cadence_ms is not None else 2**62
             model.memory.take(row)
             beside.take(row)

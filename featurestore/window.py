@@ -63,6 +63,7 @@ class Examples:
     fresh: Bools  # newer than the champion's data
     judge: Bools  # held out
     train: Bools  # not held out, and no label lies where the held-out part begins
+    begins: dict[PartitionKey, int]  # where in each partition that begins which is not all mature: no cut lies there
 
     def __len__(self) -> int:
         return len(self.row)
@@ -81,7 +82,9 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         mature = mature_ms(cover)
         limit = np.array([mature.get(k, 0) for k in keys] or [0], np.int64)[part]
         ts = ints(rows, "ts_ms")
-        usable = ~rows.column("late").to_numpy() & (ts + policy.horizon_next_ms < limit)
+        begins = _immature(cover, keys, part, ints(rows, "offset"), ts + policy.horizon_next_ms >= limit)
+        early = ints(rows, "offset") < np.array([begins[k] for k in keys] or [0], np.int64)[part]
+        usable = ~rows.column("late").to_numpy() & early
         row = np.flatnonzero(usable)
         row = row[np.lexsort((row, ts[row]))][max(0, int(usable.sum()) - policy.cuts) :]
         session = _codes(rows, ["user_id", "session_id"], part)
@@ -93,7 +96,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     since = np.array([policy.since.get(k, 0) for k in keys] or [0], np.int64)[part]
     fresh = (ints(rows, "offset") >= since)[row]
     judge = _held_out(ts[row], fresh, policy)
-    begins = ts[row][judge].min() if judge.any() else np.iinfo(np.int64).max
+    judged_ms = ts[row][judge].min() if judge.any() else np.iinfo(np.int64).max
     label_ms = np.where(next_row >= 0, ts[next_row] if len(ts) else 0, -1)
     return Examples(
         rows=rows,
@@ -108,7 +111,8 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         user=_codes(rows, ["user_id"])[row],
         fresh=fresh,
         judge=judge,
-        train=~judge & (label_ms < begins),
+        train=~judge & (label_ms < judged_ms),
+        begins=begins,
     )
 
 
@@ -117,6 +121,15 @@ def mature_ms(cover: Cover) -> dict[PartitionKey, int]:
     known = {key: progress.mature_ms for key, progress in cover.progress.items()}
     live = min((at for key, at in known.items() if key.topic != HISTORY), default=0)
     return {key: max(at, live) if key.topic == HISTORY else at for key, at in known.items()}
+
+
+def _immature(
+    cover: Cover, keys: list[PartitionKey], part: Ints, offset: Ints, immature: Bools
+) -> dict[PartitionKey, int]:
+    """The first offset of each partition whose label may still change, its end where there is none."""
+    first = np.array([cover.end.get(key, 0) for key in keys], np.int64)
+    np.minimum.at(first, part[immature], offset[immature])
+    return {**cover.end, **dict(zip(keys, first.tolist(), strict=True))}
 
 
 def _rows(con: duckdb.DuckDBPyConnection, cover: Cover, policy: WindowPolicy) -> pa.Table:

@@ -305,3 +305,25 @@ def test_a_version_says_the_same_when_it_is_read_back(
     config.write_bytes(config.read_bytes().replace(b'"follows"', b'"leads"'))
     with pytest.raises(ValueError, match="other features"):
         Predictor.load(out.path(name), words)
+
+
+def test_each_minute_brings_cuts_that_no_version_has_seen(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+) -> None:
+    """A version's memory ends where labels are immature, so the next one need not wait for a whole horizon."""
+    the_lake, words, out = shop
+    rows = shop_rows(3_000)
+    the_lake.write_rows(KEY, 0, rows[:2_700], lake.LakeProgress(next=2_700, watermark_ms=rows[2_699].event.ts_ms))
+    first = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    ((name, seen),) = first.data_offsets.items()
+    assert name == "events@log|0"
+    assert rows[2_699].event.ts_ms - rows[seen].event.ts_ms <= POLICY.horizon_next_ms
+    model = Predictor.load(out.path(str(first.version)), words)
+    assert model.memory.seen == {("events@log", 0): seen}
+    assert model.learn(rows[:2_700]) == 2_700 - seen
+    the_lake.write_rows(KEY, 2_700, rows[2_700:], lake.LakeProgress(next=3_000, watermark_ms=rows[-1].event.ts_ms))
+    newer = msgspec.structs.replace(POLICY, since={KEY: seen})
+    second = retrain.run(
+        the_lake.cover(), out.path(str(first.version)), retrain.Recipe(), newer, 0, texts=words, out=out
+    )
+    assert second.n >= 100

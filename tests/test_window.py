@@ -66,7 +66,9 @@ def test_examples_agree_with_the_definition(
         for o, (ts, item, kind, user, late) in enumerate(raw)
     ]
     e = made(rows, watermark_ms)
-    cuts = [i for i, r in enumerate(rows) if not r.late and r.event.ts_ms + 100 < watermark_ms]
+    open_ = next((i for i, r in enumerate(rows) if r.event.ts_ms + 100 >= watermark_ms), len(rows))
+    cuts = [i for i, r in enumerate(rows[:open_]) if not r.late]
+    assert e.begins[KEY] == open_
     assert sorted(e.row.tolist()) == cuts
     for i, at in enumerate(e.row.tolist()):
         cut = rows[at]
@@ -145,3 +147,11 @@ def test_nothing_held_out_is_a_label_in_training() -> None:
 def test_empty_lake_gives_no_examples() -> None:
     """No rows, no cuts, no error."""
     assert len(window.examples(lake.Cover(), POLICY)) == 0
+
+
+def test_what_is_not_all_mature_is_left_for_the_next_window() -> None:
+    """No cut lies behind the first row whose label may still change, whatever its own time is."""
+    e = made([row(0, 0), row(1, 500), row(2, 100), row(3, 400)], watermark_ms=560)
+    assert e.row.tolist() == [0]
+    assert e.begins == {KEY: 1}
+    assert made([row(0, 0), row(1, 100)]).begins == {KEY: 2}

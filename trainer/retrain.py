@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from featurestore import events, window
+from featurestore import events, lake, window
 from featurestore.events import COLUMNS, Row
 from featurestore.lake import Cover
 from trainer import blend, heads, judge, memory, network, registry, tuning
@@ -50,7 +50,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     n_train: int = 0
     metrics: dict[str, dict[str, Any]] = {}
     bounds: dict[str, judge.Bound] = {}
-    data_offsets: dict[str, int] = {}
+    data_offsets: dict[str, int] = {}  # `topic|partition` → what the version's memory has seen; the rest is fresh to it
     cpu_seconds: float = 0.0
     wall_ms: int = 0
 
@@ -73,7 +73,7 @@ def run(
     wall, cpu = time.monotonic(), time.process_time()
     old = Predictor.load(champion, texts) if champion is not None else None
     made = window.examples(cover, policy)
-    offsets = {f"{key.topic}|{key.partition}": nxt for key, nxt in cover.end.items()}
+    offsets = {f"{key.topic}|{key.partition}": nxt for key, nxt in made.begins.items()}
     said: dict[str, Any] = {
         "kind": recipe.kind,
         "champion": champion.name if champion else None,
@@ -213,7 +213,8 @@ def replay(
 ) -> dict[str, dict[int, blend.Case]]:
     """Cases of the wanted cuts for each arm that is trained; all share one memory, which learns every row in between.
 
-    At a cut the memory has seen what came before it and the cut itself. Afterwards it has seen all rows.
+    At a cut the memory has seen what came before it and the cut itself. Afterwards it has seen all that is mature, so
+    that the cuts beyond are new to it when they have become so: workers learn those rows by themselves.
     """
     past = next(iter(arms.values())).memory
     asked = {name: arm for name, arm in arms.items() if arm.trained is not None}
@@ -223,9 +224,10 @@ def replay(
     number = {i: n for n, i in enumerate(sessions)}
     cut_at = {int(made.row[i]): i for i in sessions}
     cases: dict[str, dict[int, blend.Case]] = {name: {} for name in asked}
+    mature = [r.origin.offset < made.begins[lake.PartitionKey(r.origin.topic, r.origin.partition)] for r in rows]
     for at in known_order(rows):
         row = rows[at]
-        if row.origin.offset >= past.seen.get((row.origin.topic, row.origin.partition), 0):
+        if mature[at] and row.origin.offset >= past.seen.get((row.origin.topic, row.origin.partition), 0):
             past.take(row)
         i = cut_at.get(at)
         if i is None:
@@ -234,7 +236,7 @@ def replay(
             said, headings = heading[name]
             found, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
             cases[name][i] = answered(past, found, case, sessions[i], rows, int(made.next_row[i]))
-    past.note(rows)
+    past.note([row for row, early in zip(rows, mature, strict=True) if early])
     return cases
 
 
