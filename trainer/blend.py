@@ -21,7 +21,8 @@ FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again
 SESSION = ("bias", "rows", "items", "minutes", *TYPES)
 WIDTH = len(FEATURES)
 FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3, 1e-3)  # of evidence, before its logarithm
-RIDGE = 20.0  # how many cases what was learnt before is worth
+RIDGE = 200.0  # how many cases what was learnt before is worth
+CALM = 100.0  # how many cases a temperature of one is worth
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +97,7 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
 
     def loss(log_temperature: float) -> float:
         tried = msgspec.structs.replace(made, temperature=math.exp(log_temperature))
-        return float(np.mean([surprise(tried, case) for case in late]))
+        return float(sum(surprise(tried, case) for case in late)) + CALM * log_temperature**2
 
     found = optimize.minimize_scalar(loss, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 0.01})
     return msgspec.structs.replace(_likeliest(cases, start, made), temperature=math.exp(found.x))
