@@ -97,6 +97,8 @@ class Trainer:
             self.answered.add(str(entry.data.get("asked")))
         elif entry.kind in VERDICTS and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
             self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
+        elif entry.kind == "version.published" and self.last_tune_ms is None:
+            self.tuned(entry.at_ms)  # the first tuning comes a cadence of its own after the first version
 
     def tuned(self, began_ms: int) -> None:
         """A tuning that began then is done with; the next waits for its own cadence."""
