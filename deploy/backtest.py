@@ -21,7 +21,7 @@ from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
 from trainer import baselines, judge, network, registry, retrain, texts
-from trainer.memory import current_item
+from trainer.memory import current_item, last_category
 from trainer.predictor import Predictor
 
 KEY = lake.PartitionKey("backtest@file", 0)
@@ -125,7 +125,7 @@ class Beside:
 
     def take(self, row: Row) -> None:
         """Count what somebody engaged with."""
-        if baselines.engaged(row):
+        if row.engages:
             self.items.take(row.event.item_id, row.event.ts_ms)
             self.categories.take(row.event.category, row.event.ts_ms)
 
@@ -146,7 +146,7 @@ def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Exam
     made |= _ranked("popular.item", [name for name in beside.items.ranked(21) if name != current], target.item_id, 20)
     if target.category is None:
         return made
-    before = next((r.event.category for r in reversed(tokens) if r.event.category), None)
+    before = last_category(tokens)
     named, some, known = dict(interest.categories), max(1 - none, FLOOR), len(beside.categories.ranked(1_000))
     rest = max(some - sum(named.values()), FLOOR) / max(known - len(named), 1)  # what was not named shares what is left
     popular = beside.categories.ranked(5)

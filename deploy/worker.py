@@ -39,18 +39,14 @@ class Models:
         self.refused: set[str] = set()
         self.swaps = 0
 
-    def warmed(self, version: str | None) -> predictor.Predictor:
-        """A version (None: the memory alone), verified, loaded and brought up to what the lake knows."""
-        if version is None:
-            made = predictor.Predictor.cold(self.texts)
-        else:
-            self.registry.verify(version)
-            path = self.registry.path(version)
-            encoder = texts.encoder_of(path, self.texts.shared, self.texts.encoder)
-            same = encoder == self.current.texts.encoder
-            words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
-            words.load()
-            made = predictor.Predictor.load(path, words)
+    def warmed(self, version: str) -> predictor.Predictor:
+        """A version, verified, loaded and brought up to what the lake knows."""
+        path = self.registry.verify(version)
+        encoder = texts.encoder_of(path, self.texts.shared, self.texts.encoder)
+        same = encoder == self.current.texts.encoder
+        words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
+        words.load()
+        made = predictor.Predictor.load(path, words)
         made.learn(self.unseen(made))
         made.warm()
         return made

@@ -55,6 +55,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     absorbs: tuple[str, ...] = ()  # sessions of the same user that this row merged into its own
 
     @property
+    def engages(self) -> bool:
+        """Whether somebody wanted an item by it."""
+        return self.event.type in ENGAGED and bool(self.event.item_id)
+
+    @property
     def scorable(self) -> bool:
         """Whether a prediction may be made after this row (and a cut taken at it)."""
         return self.event.consent and not self.late

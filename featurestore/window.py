@@ -79,11 +79,10 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     try:
         rows = _rows(con, cover, policy)
         part, keys = _parts(rows)
-        mature = mature_ms(cover)
-        limit = np.array([mature.get(k, 0) for k in keys] or [0], np.int64)[part]
+        limit = _by_row(mature_ms(cover), keys, part)
         ts = ints(rows, "ts_ms")
         begins = _immature(cover, keys, part, ints(rows, "offset"), ts + policy.horizon_next_ms >= limit)
-        early = ints(rows, "offset") < np.array([begins[k] for k in keys] or [0], np.int64)[part]
+        early = ints(rows, "offset") < _by_row(begins, keys, part)
         usable = ~rows.column("late").to_numpy() & early
         row = np.flatnonzero(usable)
         row = row[np.lexsort((row, ts[row]))][max(0, int(usable.sum()) - policy.cuts) :]
@@ -93,8 +92,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     finally:
         con.close()
     next_row, category_offsets, category_rows, bought = labels
-    since = np.array([policy.since.get(k, 0) for k in keys] or [0], np.int64)[part]
-    fresh = (ints(rows, "offset") >= since)[row]
+    fresh = (ints(rows, "offset") >= _by_row(policy.since, keys, part))[row]
     judge = _held_out(ts[row], fresh, policy)
     judged_ms = ts[row][judge].min() if judge.any() else np.iinfo(np.int64).max
     label_ms = np.where(next_row >= 0, ts[next_row] if len(ts) else 0, -1)
@@ -121,6 +119,12 @@ def mature_ms(cover: Cover) -> dict[PartitionKey, int]:
     known = {key: progress.mature_ms for key, progress in cover.progress.items()}
     live = min((at for key, at in known.items() if key.topic != HISTORY), default=0)
     return {key: max(at, live) if key.topic == HISTORY else at for key, at in known.items()}
+
+
+def _by_row(said: dict[PartitionKey, int], keys: list[PartitionKey], part: Ints) -> Ints:
+    """What is said of each row's partition, 0 where nothing is."""
+    made: Ints = np.array([said.get(key, 0) for key in keys] or [0], np.int64)[part]
+    return made
 
 
 def _immature(

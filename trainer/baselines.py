@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from featurestore.events import ENGAGED, Row
-
 HALF_LIFE_MS = 24 * 3_600_000
 
 
@@ -52,8 +50,3 @@ class LastCategory:
         """Count whether it held."""
         self.held += last == name
         self.asked += 1
-
-
-def engaged(row: Row) -> bool:
-    """Whether a row says that somebody wanted its item."""
-    return row.event.type in ENGAGED and row.event.item_id is not None

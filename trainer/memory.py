@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from featurestore.events import ENGAGED, Event, Row
+from featurestore.events import Event, Row
 from trainer.neighbours import Floats, Ints, Neighbours, roomy
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
@@ -52,14 +52,19 @@ def digest(row: Row) -> int:
 
 def current_item(rows: list[Row]) -> str | None:
     """The item that a session is at: what comes next is a different one."""
-    return next((r.event.item_id for r in reversed(rows) if r.event.item_id and r.event.type in ENGAGED), None)
+    return next((row.event.item_id for row in reversed(rows) if row.engages), None)
+
+
+def last_category(rows: list[Row]) -> str | None:
+    """The category that a session was in last, of an item or a listing."""
+    return next((row.event.category for row in reversed(rows) if row.event.category), None)
 
 
 def own_items(rows: list[Row]) -> dict[str, int]:
     """What a session engaged with among its newest rows → how many other items ago, the current one 0."""
     made: dict[str, int] = {}
     for row in reversed(rows[-RECENT:]):
-        if row.event.item_id and row.event.type in ENGAGED:
+        if row.event.item_id and row.engages:
             made.setdefault(row.event.item_id, len(made))
     return made
 
@@ -112,7 +117,7 @@ class Memory:
         if event.item_id:
             self.item[word] = True
             self._know(event.item_id, word, event)
-            if event.type in ENGAGED:
+            if row.engages:
                 self._engage(word, session, event.ts_ms)
         self.neighbours.take(session, word, event.ts_ms)
 
@@ -169,7 +174,7 @@ class Memory:
             found, votes = found[best], votes[best]
         own = [(self.words[name], ago) for name, ago in own_items(rows).items() if name in self.words]
         mine, ago = (np.array([pair[k] for pair in own], np.int32) for k in (0, 1))
-        last = next((r.event.category for r in reversed(rows) if r.event.category), None)
+        last = last_category(rows)
         shelf = self.words.get("c:" + last, -1) if last else -1
         return _evidence(  # type: ignore[no-any-return]
             query, shelf, mine, ago, found, votes, also, self.top(at_ms), at_ms, *self.follows.arrays,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from featurestore.events import ENGAGED, TYPES, Row
+from featurestore.events import TYPES, Row
 from trainer.memory import token
 from trainer.texts import Texts, Vectors, row_text
 
@@ -170,7 +170,7 @@ def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: 
             word[i, place] = words.get(name, 0)
             kind[i, place] = KINDS[row.event.type]
             gap[i, place] = 1 + np.searchsorted(GAPS_MS, max(0, now_ms - row.event.ts_ms), side="right")
-            if row.event.item_id and row.event.type in ENGAGED:
+            if row.event.item_id and row.engages:
                 mine.setdefault(row.event.item_id, LENGTH - 1 - place)
             if place == 0:
                 break

@@ -77,11 +77,6 @@ class Predictor:
             self.items.update(said, [self.memory.words[name] for name in said])
             self.changed.clear()
 
-    def title(self, item_id: str) -> str | None:
-        """An item's title, where an event told it."""
-        known = self.memory.items.get(item_id)
-        return known.title if known else None
-
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
         """One interest a session, as of that session's instant."""
         if self.trained is None:
@@ -114,11 +109,10 @@ class Predictor:
         logits = net.logits(heading, self.items.placed, mine, [own[name] for name in known])
         found, evidence = remembered.evidence(rows, at_ms, self.items.words[_largest(logits, PROPOSED)])
         columns = self.items.columns(found)
-        last = next((r.event.category for r in reversed(rows) if r.event.category), None)
         shelves = remembered.category[found]
         candidates = blend.features(
             evidence,
-            shelves == words.get(f"c:{last}", -2),
+            shelves == words.get(f"c:{memory.last_category(rows)}", -2),
             self._cosines(rows, columns),
             logits[columns] - _log_sum(logits),
         )

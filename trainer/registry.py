@@ -91,7 +91,7 @@ class Registry:
         """
         shared, gone = self.root.parent, []
         try:
-            named = self.encoders() | set(kept)
+            named = self._encoders() | set(kept)
         except (OSError, KeyError, msgspec.MsgspecError):
             return ()
         for folder in ("versions", "encoders", "vectors"):
@@ -107,8 +107,12 @@ class Registry:
                     gone.append(f"{folder}/{path.name}")
         return tuple(gone)
 
-    def encoders(self) -> set[str]:
-        """The digests that versions name."""
+    def discard(self, encoder: str) -> None:
+        """Remove one encoder, unless a version names it."""
+        if encoder not in self._encoders():
+            _remove(self.root.parent / "encoders" / encoder)
+
+    def _encoders(self) -> set[str]:
         return {self._encoder(version) for version in self.names()}
 
     def _encoder(self, version: str) -> str:

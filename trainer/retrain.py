@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -117,8 +116,8 @@ def run(
         gate = judge.recipe_gate if recipe.kind == "tune" else judge.refresh_gate
         accepted, reason, bounds = gate(judged["candidate"], judged["champion"], session)
     if not accepted:
-        if words.digest != texts.digest and words.digest not in out.encoders():
-            shutil.rmtree(str(words.encoder))  # several may come in an hour
+        if words.digest != texts.digest:
+            out.discard(words.digest)  # several may come in an hour
         return verdict(False, reason, metrics=metrics, bounds=bounds)
     words.save()
     meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(past.items), "format": 2}
@@ -261,7 +260,7 @@ def answered(
     event = rows[next_row].event
     word = past.words.get(str(event.item_id), -1)
     here = np.flatnonzero(found == word)
-    before = next((r.event.category for r in reversed(session) if r.event.category), None)
+    before = memory.last_category(session)
     if word < 0 or not past.popular[word]:
         slices += ("cold item",)
     if event.category and before and event.category != before:
