@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from deploy import broker, health, history, replay
+from deploy import broker, health, history, replay, verdicts
 from deploy.demo import shop
 from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
@@ -343,8 +343,8 @@ def line(
     ]  # fmt: skip
     if state.verdicts:
         last = state.verdicts[-1]
-        outcome = "accepted" if last.get("accepted") else "kept out"
-        parts.append(f"last retrain: {last.get('kind')} {outcome} ({last.get('reason')}, n={last.get('n')})")
+        told = f"{last.get('kind')} {verdicts.outcome(last)}"
+        parts.append(f"last retrain: {told} ({last.get('reason')}, n={last.get('n', 0)})")
     parts.append(told_next(state, cadence_ms, now_ms))
     return " · ".join(parts) + (f"\n    {told_prediction(watch)}" if watch.latest else "")
 
@@ -410,16 +410,14 @@ def told(result: dict[str, Any]) -> str:
 
 def told_verdict(verdict: dict[str, Any]) -> str:
     """One verdict in a line."""
-    if "accepted" not in verdict:
-        return f"  {verdict.get('kind', 'retrain')}: failed, {verdict.get('reason', 'no reason told')}"
     bounds = [
         f"{name} {b['mean']:+.3f} [{b['low']:+.3f}, {b['high']:+.3f}]"
-        for name, b in verdict["bounds"].items()
+        for name, b in verdict.get("bounds", {}).items()  # one that failed tells its reason only
         if b["mean"] is not None
     ]
-    numbers = [f"n={verdict['n']:,}", *bounds, f"{verdict['cpu_seconds']:.0f} CPU s"]
-    outcome = f"accepted as {verdict['version']}" if verdict["accepted"] else "kept out"
-    return f"  {verdict['kind']} {outcome}: {verdict['reason']} ({', '.join(numbers)})"
+    numbers = [f"n={verdict.get('n', 0):,}", *bounds, f"{verdict.get('cpu_seconds', 0):.0f} CPU s"]
+    version = f" as {verdict['version']}" if verdict["accepted"] else ""
+    return f"  {verdict['kind']} {verdicts.outcome(verdict)}{version}: {verdict['reason']} ({', '.join(numbers)})"
 
 
 def stale_users(cover: lake.Cover, newest: dict[str, tuple[int, int]]) -> int:

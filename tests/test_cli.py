@@ -99,6 +99,17 @@ def test_help_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_failed_retrain_has_a_line_in_the_summary() -> None:
+    """It has a reason and no numbers; an accepted one names its version."""
+    from deploy.up import told_verdict
+
+    entry = control.Entry(id="1", kind="retrain.failed", at_ms=1, by="t", data={"kind": "tune", "reason": "it died"})
+    (failed,) = control.fold(control.ControlState(), entry).verdicts
+    assert told_verdict(failed) == "  tune failed: it died (n=0, 0 CPU s)"
+    passed = {"kind": "refresh", "accepted": True, "version": "v1", "reason": "fine", "n": 5, "cpu_seconds": 2.4}
+    assert told_verdict(passed) == "  refresh accepted as v1: fine (n=5, 2 CPU s)"
+
+
 def test_the_line_of_up_says_what_the_trainer_does() -> None:
     """Running, paused, due, or how long until the next one."""
     from deploy.up import told_next

@@ -11,6 +11,7 @@ import typer
 
 from deploy import settings as dials
 from deploy.cli import options
+from deploy.verdicts import outcome
 
 SHOWN = 10  # verdicts
 
@@ -74,10 +75,8 @@ def _standing(settings: dials.Settings, verdicts: Sequence[dict[str, Any]], name
 
 def verdict(said: dict[str, Any]) -> list[str]:
     """A verdict as one line of a table: when, what, whether it passed, the version, why."""
-    kept_out = "failed" if said.get("failed") else "rejected" if said.get("metrics") else "no candidate"
-    outcome = "accepted" if said["accepted"] else kept_out
     return [
-        dials.instant(said["at_ms"]), said["kind"], outcome,
+        dials.instant(said["at_ms"]), said["kind"], outcome(said),
         said.get("version") or "", f"n={said.get('n', 0)}", said["reason"],
     ]  # fmt: skip
 
