@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
@@ -97,13 +98,7 @@ def worker(
     config: options.Config = None, assigned: options.Set = None,
 ) -> None:  # fmt: skip
     """Read events, predict, keep the lake; as many as there are partitions."""
-    settings = options.settings_of(kafka, shared, name, config, assigned)
-    from streams import topics
-
-    topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
-    from deploy.worker import main
-
-    main(settings.options(), settings.secrets())
+    _become("deploy.worker", options.settings_of(kafka, shared, name, config, assigned))
 
 
 def trainer(
@@ -111,10 +106,11 @@ def trainer(
     config: options.Config = None, assigned: options.Set = None,
 ) -> None:  # fmt: skip
     """Retrain every cadence; one leads, others stand by."""
-    settings = options.settings_of(kafka, shared, name, config, assigned)
+    _become("deploy.trainer", options.settings_of(kafka, shared, name, config, assigned))
+
+
+def _become(process: str, settings: dials.Settings) -> None:
     from streams import topics
 
     topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
-    from deploy.trainer import main
-
-    main(settings.options(), settings.secrets())
+    importlib.import_module(process).main(settings.options(), settings.secrets())
