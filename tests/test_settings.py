@@ -50,7 +50,7 @@ def test_tuning_keeps_pace_with_the_cadence_where_a_gpu_is(monkeypatch: pytest.M
     """Auto means every cadence on a GPU, else six hours; what is written counts everywhere; no encoder, no tuning."""
     auto, written_ = {"encoder": "some/encoder", "cadence": "40s"}, {"tune.every": "2h"}
     for gpu, every_ms in ((True, 40_000), (False, 21_600_000)):
-        monkeypatch.setattr("deploy.settings.has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("deploy.machine.has_gpu", lambda gpu=gpu: gpu)
         assert Settings.load(auto).cadence_policy().tune_every_ms == every_ms
         assert Settings.load(auto | written_).cadence_policy().tune_every_ms == 7_200_000
     assert Settings.load({"encoder": "none"}).cadence_policy().tune == "off"
@@ -58,7 +58,7 @@ def test_tuning_keeps_pace_with_the_cadence_where_a_gpu_is(monkeypatch: pytest.M
 
 def test_asking_for_a_gpu_leaves_torch_outside() -> None:
     """The trainer's parent process stays light: torch is asked in a process of its own."""
-    code = "import sys; from deploy import settings; print(settings.has_gpu(), 'torch' in sys.modules)"
+    code = "import sys; from deploy import machine; print(machine.has_gpu(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() in (["True", "False"], ["False", "False"])
 
