@@ -23,6 +23,7 @@ class Cover:
     end: dict[PartitionKey, int] = field(default_factory=dict)  # the next offset
     progress: dict[PartitionKey, LakeProgress] = field(default_factory=dict)
     gaps: tuple[str, ...] = ()
+    resumes: dict[PartitionKey, int] = field(default_factory=dict)  # behind a gap the next segment begins here
     forgotten: frozenset[str] = frozenset()
 
     def relation(self, columns: Sequence[str] = (), *, key: PartitionKey | None = None, where: str = "") -> str:
@@ -78,10 +79,14 @@ class Cover:
         return [row for _, row in sorted(found.items())]
 
 
-def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str]]:
-    """The cover of one partition: sorted by (first, −last), each read above what is covered before it."""
+def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str], int | None]:
+    """The cover of one partition: sorted by (first, −last), each read above what is covered before it.
+
+    With it what is missing, in words, and where the lake goes on behind a gap that ended the cover.
+    """
     chosen: list[Segment] = []
     holes: list[str] = []
+    resumes = None
     covered = above
     for s in sorted(listed, key=segments.rank):
         if s.last <= covered:
@@ -89,13 +94,14 @@ def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str]]:
         if s.first > covered + 1:
             if chosen:
                 holes.append(f"ends at offset {covered + 1}, the next segment begins at {s.first}")
+                resumes = s.first
                 break
             if above >= 0:
                 holes.append(f"offsets {covered + 1} to {s.first - 1} are asked for, the lake begins at {s.first}")
         limit = max(covered, s.first - 1)
         chosen.append(replace(s, above=limit))
         covered = s.last
-    return chosen, holes
+    return chosen, holes, resumes
 
 
 def believed(told: LakeProgress | None, chosen: list[Segment], reached: int) -> LakeProgress | None:

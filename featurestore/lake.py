@@ -153,15 +153,18 @@ class Lake:
         end: dict[PartitionKey, int] = {}
         progress: dict[PartitionKey, LakeProgress] = {}
         gaps: list[str] = []
+        resumes: dict[PartitionKey, int] = {}
         for key in self.keys() if keys is None else keys:
             wanted = (above or {}).get(key, -1)
             told = self.progress(key)  # before the listing: segments are written first
-            chosen, holes = chain(segments.listed(self._path(key), key), wanted)
+            chosen, holes, behind = chain(segments.listed(self._path(key), key), wanted)
             if holes:  # a file may have been replaced while the folder was listed
-                chosen, holes = chain(segments.listed(self._path(key), key), wanted)
+                chosen, holes, behind = chain(segments.listed(self._path(key), key), wanted)
             for hole in holes:
                 gaps.append(f"{key.topic} partition {key.partition}: {hole}")
                 _log.warning("The lake has a gap.", topic=key.topic, partition=key.partition, what=hole)
+            if behind is not None:
+                resumes[key] = behind
             found += chosen
             reached = max(chosen[-1].last + 1 if chosen else 0, wanted + 1)
             if chosen or wanted >= 0:
@@ -170,8 +173,9 @@ class Lake:
             if fitting is not None:
                 progress[key] = fitting
         return Cover(
-            segments=tuple(found), end=end, progress=progress, gaps=tuple(gaps), forgotten=frozenset(forgotten)
-        )
+            segments=tuple(found), end=end, progress=progress, gaps=tuple(gaps), resumes=resumes,
+            forgotten=frozenset(forgotten),
+        )  # fmt: skip
 
     def compact(self, older_than_ms: int, now_ms: int) -> int:
         """Merges neighbouring segments that are old enough and removes what a wider one has replaced as long ago.
@@ -181,7 +185,7 @@ class Lake:
         merged = 0
         for key in self.keys():
             self._clean(key, older_than_ms, now_ms)
-            whole, _ = chain(segments.listed(self._path(key), key), -1)
+            whole, _, _ = chain(segments.listed(self._path(key), key), -1)
             run: list[Segment] = []
             size = 0
             for segment in [*whole, None]:

@@ -59,6 +59,9 @@ AND (user_id, session_id) NOT IN (
     SELECT user_id, session_id FROM kept
 )
 
+-- name: held
+SELECT count(*) FROM events WHERE topic = ? AND "partition" = ? AND "offset" >= ? AND "offset" < ?
+
 -- name: flush_rows
 SELECT $columns FROM events
 WHERE topic = ? AND "partition" = ? AND "offset" >= ? AND "offset" < ?

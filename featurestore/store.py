@@ -123,6 +123,10 @@ class Store:
         with self._registered("open_sessions", _pairs(keep_sessions)), self._transaction():
             return int(self._con.execute(query("evict"), where).fetchall()[0][0])
 
+    def held(self, key: PartitionKey, first: int, nxt: int) -> int:
+        """How many rows with offsets in [first, nxt) are in the file."""
+        return int(self._con.execute(query("held"), [key.topic, key.partition, first, nxt]).fetchall()[0][0])
+
     def flush_rows(self, key: PartitionKey, first: int, nxt: int) -> pa.Table:
         """The rows with offsets in [first, nxt) in offset order, for the lake."""
         found = self._con.sql(query("flush_rows"), params=[key.topic, key.partition, first, nxt]).to_arrow_table()

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 SESSION_TIMEOUT_S = 6.0
 STALLED_S = 60.0
+METADATA_MS = 30_000  # how soon a partition that was added is found
 LOGS_S = 30.0  # how often it is asked whether the topics are still the same
 FETCH_BYTES = 256 * 1024  # of a partition at once: bounds a poll, and with it what waits for the scorer in memory
 MAX_REQUEST = 2**31 - 1  # the topics' own limits hold
@@ -112,7 +113,8 @@ class LogMadeAnew(RuntimeError):
 
 
 EXPECTED = (  # told without a traceback
-    ingest.LogBehindProgress, ingest.WrongKeys, LogMadeAnew, topics.TopicUnusable, aiokafka.errors.KafkaError,
+    ingest.LogBehindProgress, ingest.UnreadableLog, ingest.WrongKeys, LogMadeAnew, topics.TopicUnusable,
+    aiokafka.errors.KafkaError,
 )  # fmt: skip
 
 R = TypeVar("R")
@@ -194,6 +196,7 @@ def build(
         stream_buffer_maxsize=1,  # polls grow while a batch is worked on
         stream_wait_empty=False,
         consumer_max_fetch_size=FETCH_BYTES,
+        consumer_metadata_max_age_ms=METADATA_MS,
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=1.5,
         broker_rebalance_timeout=10,
@@ -208,7 +211,14 @@ def build(
                 await asyncio.sleep(1)
         return await ingest_.adopt(partitions, bounds)
 
-    bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(adopt)))
+    async def unreadable(positions: Mapping[TP, int], why: str) -> None:
+        at = ", ".join(f"{tp.topic}-{tp.partition} from offset {offset}" for tp, offset in positions.items())
+        raise ingest.UnreadableLog(
+            f"a batch of records cannot be read ({why}): {at}. Where a restart does not mend it the broker's file is "
+            "damaged: delete the records up to the next sound batch (kafka-delete-records); what is missing is counted"
+        )
+
+    bridge.starts = cast(transport.Starts, SimpleNamespace(adopt=fail_stop(adopt), unreadable=fail_stop(unreadable)))
     app.transport = bridge
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")

@@ -16,7 +16,7 @@ from faust.types import TP
 from featurestore import lake, sessions, store
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import PartitionKey
-from streams import codec, stages, transport
+from streams import codec, stages, start, transport
 
 log = structlog.get_logger()
 
@@ -34,6 +34,10 @@ class LogBehindProgress(RuntimeError):
 
 class WrongKeys(RuntimeError):
     """Events are not keyed by their user, so that one user's events lie in several partitions."""
+
+
+class UnreadableLog(RuntimeError):
+    """Kafka hands out a batch of records that is damaged: nobody can say what it held."""
 
 
 class LostPoll(RuntimeError):
@@ -153,6 +157,8 @@ class Ingest:
                 part.end = max(part.end, stretch.end)
                 if stretch.records[0].offset < stretch.start and stretch.end < part.read:
                     raise _behind(tp, part, stretch.end)  # the consumer went back by itself, to a shorter log's start
+                if stretch.expired and stretch.start > part.read:
+                    self._pass_over(tp, part, stretch.start)
                 if stretch.start > part.read and stretch.records[-1].offset >= part.read:
                     raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
                 with self.busy("fold"):
@@ -166,6 +172,13 @@ class Ingest:
                 return None
             self.waiting.append(batch)
             return batch
+
+    def _pass_over(self, tp: TP, part: Part, first: int) -> None:
+        """Go on from the log's start where retention was ahead of us; how many are missing is said and counted."""
+        part.missing += first - part.read
+        log.error("Kafka no longer holds records that are needed; going on from the log's start.",
+                  topic=tp.topic, partition=tp.partition, start=first, missing=first - part.read)  # fmt: skip
+        part.read = first
 
     def hear_end(self, tp: TP, end: int) -> None:
         """The log's end as the newest fetch told it; an empty log tells 0."""
@@ -320,42 +333,20 @@ class Ingest:
 
     def _adopt(self, tp: TP, first: int, end: int) -> Part:
         key = PartitionKey(f"{tp.topic}@{self.log_ids[tp.topic]}", tp.partition)
-        own = self.store.progress().get(key)
-        lake_next, lake_progress, rows = self.lake.read(
-            lambda cover: self._known(cover, key, own.next if own else 0), forgotten=self.forgotten, keys={key}
-        )
-        if lake_next > (own.next if own else 0) and lake_progress is not None:
-            own = store.Progress(
-                next=lake_next,
-                watermark_ms=lake_progress.watermark_ms,
-                stored=lake_progress.stored,
-                duplicates=lake_progress.duplicates,
-                rejected=lake_progress.rejected,
-            )
-            self.store.adopt(key, rows, own)
-        progress = own or store.Progress(next=first, watermark_ms=0, stored=0, duplicates=0, rejected=0)
-        missing = max(0, first - progress.next)
-        if missing:
-            log.error("Kafka no longer holds records that are needed; going on from the log's start.",
-                      topic=tp.topic, partition=tp.partition, missing=missing)  # fmt: skip
+        rule = start.Rule(store_=self.store, lake_=self.lake, settings=self.settings, keep_ms=self.keep_ms)
+        found = rule.start(key, first, self.forgotten)
+        progress = found.progress
         open_ = sessions.OpenSessions()
         open_.stored, open_.duplicates, open_.rejected = progress.stored, progress.duplicates, progress.rejected
         since_ms = progress.watermark_ms - sessions.reach_ms(self.settings)
         sessions.restore(open_, self.store.rows(key, since_ms), progress.watermark_ms, self.settings)
-        log.info("Partition assigned.", topic=key.topic, partition=key.partition, start=max(progress.next, first),
-                 lake=lake_next, open_sessions=len(open_))  # fmt: skip
-        return Part(key=key, open=open_, read=max(progress.next, first), flushed=lake_next or first,
-                    end=max(end, progress.next), missing=missing)  # fmt: skip
-
-    def _known(
-        self, cover: lake.Cover, key: PartitionKey, own_next: int
-    ) -> tuple[int, lake.LakeProgress | None, list[Row]]:
-        """The lake's next offset and progress, and what is to be restored where it is ahead of the store."""
-        nxt, progress = cover.end.get(key, 0), cover.progress.get(key)
-        if progress is None or nxt <= own_next:
-            return nxt, progress, []
-        at_ms = progress.watermark_ms
-        return nxt, progress, cover.restorable(key, at_ms - self.keep_ms, at_ms - sessions.reach_ms(self.settings))
+        part = Part(key=key, open=open_, read=progress.next, flushed=found.flushed, end=max(end, progress.next),
+                    missing=found.missing)  # fmt: skip
+        if first > part.read:
+            self._pass_over(tp, part, first)
+        log.info("Partition assigned.", topic=key.topic, partition=key.partition, start=part.read,
+                 lake=found.flushed, open_sessions=len(open_))  # fmt: skip
+        return part
 
     async def release(self, partitions: set[TP], *, drop: bool) -> None:
         """Commit, flush to the lake, and (on a revoke) drop: the next owner starts from the lake."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aiokafka import errors
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -22,6 +23,7 @@ class Stretch:
     start: int
     records: Sequence[Any]
     end: int = 0  # the log's end as the fetch told it: on Tansu the offset lookup tells less than there is
+    expired: bool = False  # what lay before `start` was dropped by Kafka before it was fetched
 
 
 Poll = dict[TP, Stretch]
@@ -33,6 +35,9 @@ class Starts(Protocol):
     async def adopt(self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
         """Own these partitions (some perhaps already) and say the offset to read each from; bounds: first, end."""
 
+    async def unreadable(self, positions: Mapping[TP, int], why: str) -> None:
+        """What lies behind one of these offsets cannot be read: does not return."""
+
 
 class Consumer(driver.Consumer):  # type: ignore[misc]
     """One message a poll; its value is a `Poll`."""
@@ -41,12 +46,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
         self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
+        self._expired: set[TP] = set()  # where Kafka dropped records ahead of us, until a poll tells it
 
     def _ours(self, tp: TP) -> bool:
         return tp.topic in self.transport.event_topics
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        polled, active = await self._wait_next_records(timeout)
+        polled, active = await self._fetched(timeout)
         generation = self.app.consumer_generation_id
         if polled is None or self.should_stop:
             return
@@ -62,7 +68,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if self._ours(tp):
                 start = self._fetched_to.get(tp, records[0].offset)
                 self._fetched_to[tp] = records[-1].offset + 1  # whether it is handed on or not: a lost poll shows
-                poll[tp] = Stretch(start=start, records=records, end=self.end(tp) or 0)
+                poll[tp] = Stretch(
+                    start=start, records=records, end=self.end(tp) or 0, expired=tp in self._expired
+                )  # fmt: skip
+                self._expired.discard(tp)
             elif active is None or tp in active:
                 for record in records:
                     yield tp, self._to_message(tp, record)
@@ -72,6 +81,31 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             message.value = poll
             self._read_offset[tp] = None  # else Faust may drop the whole poll for this one offset
             yield tp, message
+
+    async def _fetched(self, timeout: float) -> Any:
+        """What the next poll brings; nothing where a partition's position was at fault."""
+        try:
+            return await self._wait_next_records(timeout)
+        except errors.NoOffsetForPartitionError:
+            pass  # the group knows none: `perform_seek` says where to begin
+        except errors.OffsetOutOfRangeError as error:
+            await self._begin_again(error.args[0])
+        except errors.CorruptRecordException as error:  # what was polled with it is lost: this must not return
+            at = {tp: self._thread.position_now(tp) for tp in self.assignment() if _named(tp) in str(error)}
+            await self.transport.starts.unreadable(at, str(error))
+        return None, None
+
+    async def _begin_again(self, positions: Mapping[TP, int]) -> None:
+        """Kafka no longer holds these offsets: go on from the log's start and let the next poll tell.
+
+        A position above the log's end goes there too: a poll that begins below what was read is fail-stop.
+        """
+        ours = {TP(*tp): at for tp, at in positions.items()}
+        for tp, first in (await self.earliest_offsets(*ours)).items():
+            await self.seek_wait({tp: first})
+            if first > ours[tp]:
+                self._expired.add(tp)
+                self._fetched_to[tp] = first
 
     def end(self, tp: TP) -> int | None:
         """Behind the last record that this partition has for us, as fetches told it; None before the first.
@@ -104,6 +138,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         for tp, offset in positions.items():
             self._fetched_to[tp] = offset
             self._passed.pop(tp, None)
+            self._expired.discard(tp)
             self._read_offset[tp] = offset - 1 if offset else None
             self._committed_offset[tp] = offset or None
 
@@ -126,6 +161,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
+def _named(tp: TP) -> str:
+    """A partition as aiokafka's errors name it."""
+    return f"topic={tp.topic!r}, partition={tp.partition})"
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Reads committed records only, answers a waiting fetch soon, and notes when the group last heard of us."""
 
@@ -133,6 +173,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # Faust says read_uncommitted unless it is exactly_once
         consumer._fetch_max_wait_ms = 50
+        consumer._auto_offset_reset = "none"  # else what retention took ahead of us looks like a legal hole
         return consumer
 
     def position_now(self, tp: TP) -> int:
