@@ -82,6 +82,8 @@ class _Closed(_Wire, kw_only=True, gc=False, forbid_unknown_fields=True):
 FIELDS = frozenset(_Wire.__struct_fields__)
 REQUIRED = frozenset({"event_id", "type", "user_id", "ts"})
 
+UNREAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises, of whatever bytes
+
 _one = msgspec.json.Decoder(_Closed).decode
 _many = msgspec.json.Decoder(list[_Closed]).decode
 _open = msgspec.json.Decoder(_Wire).decode
@@ -121,7 +123,7 @@ def decode(
     array = value.lstrip(b" \t\r\n")[:1] == b"["
     try:
         return [_event(wire, None) for wire in _many(value)] if array else [_event(_one(value), None)]
-    except (msgspec.DecodeError, RecursionError):  # an unknown field, a wrong type, another dialect, no JSON at all
+    except UNREAD:  # an unknown field, a wrong type, another dialect, no JSON at all
         if not array and (event := _with_properties(value)) is not None:
             return [event]
     except BadEvent:
@@ -176,7 +178,7 @@ def _with_properties(value: bytes) -> Event | None:
     """An event of our own with fields that are not, kept as they were written; None where it is something else."""
     try:
         wire = _open(value)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREAD:
         return None
     _check_json(value)
     rest = {name: raw for name, raw in _fields(value).items() if name not in FIELDS}
@@ -246,7 +248,7 @@ def _check_json(value: bytes) -> object:
     try:
         value.decode()
         return _anything(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREAD as error:
         raise BadEvent("bad-json", f"not JSON: {error}") from error
 
 

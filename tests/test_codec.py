@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -265,3 +266,27 @@ def test_ids_are_bounded(field: str, most: int) -> None:
     assert only(message(**{field: "靴" * most}))
     with pytest.raises(BadEvent, match=field):
         codec.decode(message(**{field: "x" * (most + 1)}))
+
+
+@pytest.mark.parametrize("where", ["user_id", "title", "own"])
+@pytest.mark.parametrize("array", [False, True])
+def test_text_that_is_none_is_no_json(where: str, array: bool) -> None:
+    """A byte that is no UTF-8 inside a field, known or not, is a bad message like any other."""
+    value = message(**{where: "left-right"}).replace(b"left-right", b"left\xffright")
+    with pytest.raises(BadEvent, match="not JSON: ") as bad:
+        codec.decode(b"[" + value + b"]" if array else value)
+    assert bad.value.reason == "bad-json"
+
+
+@given(st.lists(st.integers(0, 2**32), min_size=1, max_size=3), st.binary(max_size=4), st.booleans())
+@settings(max_examples=10_000, deadline=None)
+def test_whatever_the_bytes_each_event_is_read_or_told(where: list[int], put: bytes, array: bool) -> None:
+    """Nothing but BadEvent comes out of a message, however it was damaged: anything else would stop the worker."""
+    value = bytearray(b"[" + message(own=[1, {"a": "é"}]) + b"," + message() + b"]" if array else message(own="x"))
+    for at in where:
+        first = at % len(value)
+        value[first : first + at % 5] = put
+        value = value or bytearray(b"x")
+    with contextlib.suppress(BadEvent):
+        held = codec.decode(bytes(value), key=b"u1", record_ms=1)
+        assert all(isinstance(one, Event | BadElement) for one in held)
