@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
 from featurestore.events import Event
-from streams import codec, connection, topics
-from streams.codec import Prediction
+from streams import codec, connection
+from streams.codec import BadEvent, Prediction
 from streams.connection import Connection
+from streams.predictions import PredictionConsumer
 
 __all__ = [
+    "BadEvent",
     "Connection",
     "Event",
     "EventProducer",
-    "LatestPredictions",
     "NotDelivered",
     "Prediction",
     "PredictionConsumer",
 ]
 
-BOOTSTRAP_S = 10.0
+log = logging.getLogger(__name__)
+
+IDEMPOTENCE_S = 3.0  # how long a broker may take to give a producer its id
 METADATA_S = 20.0  # how long `send` waits to learn where a topic lies
 ABANDONED_S = 5.0  # how long a `with` block that ended in an error still tries to deliver
 
@@ -46,8 +53,9 @@ class NotDelivered(RuntimeError):
 class EventProducer:
     """Sends events keyed by their user; one that breaks the contract is refused here, before it is sent.
 
-    A retry may write an event twice: its `event_id` lets it count once. `kafka` is HOST:PORT, or a `Connection` that
-    says how TLS and the user are.
+    Idempotent where the broker lets it be; elsewhere a retry may write an event twice, which its `event_id` lets count
+    once. `kafka` is HOST:PORT, or a `Connection` that says how TLS and the user are. What is still queued when the
+    program ends is flushed. `options` are kafka-python's.
     """
 
     def __init__(
@@ -57,17 +65,23 @@ class EventProducer:
         defaults: dict[str, Any] = {
             "acks": "all",
             "linger_ms": 20,
-            "enable_idempotence": False,  # the embedded broker has no idempotent producers
             "max_in_flight_requests_per_connection": 1,  # a retry must not overtake
             "max_block_ms": int(METADATA_S * 1000),
         }
-        self._producer = _connected(KafkaProducer, kafka, defaults | options)
+        self._producer, self.idempotent = _producer(kafka, defaults | options)
+        self._closed = False
+        self.delivered = 0  # events that the broker has acknowledged
         self._numbers = itertools.count()
         self._waiting: dict[int, str] = {}  # event ids that the broker has not answered for
         self._refused: dict[int, tuple[str, object]] = {}
+        atexit.register(_finish, weakref.ref(self))
 
     def send(self, event: Event | Mapping[str, Any]) -> Any:
-        """Queue one event; the future resolves when the broker has it. Raises `codec.BadEvent` or `NotDelivered`."""
+        """Queue one event; the future resolves, to where it lies, when the broker has it.
+
+        Another dialect's event may be sent too, of one person. Raises `BadEvent`, which names the field and the remedy,
+        or `NotDelivered`.
+        """
         checked, value = _checked(event)
         try:
             sent = self._producer.send(self.topic, key=checked.user_id.encode(), value=value)
@@ -76,9 +90,13 @@ class EventProducer:
             raise NotDelivered([checked.event_id], why) from error
         number = next(self._numbers)
         self._waiting[number] = checked.event_id
-        sent.add_callback(lambda _: self._waiting.pop(number, None))
+        sent.add_callback(lambda _: self._deliver(number))
         sent.add_errback(lambda error: self._refuse(number, error))
         return sent
+
+    def _deliver(self, number: int) -> None:
+        del self._waiting[number]
+        self.delivered += 1
 
     def _refuse(self, number: int, error: object) -> None:
         self._refused[number] = (self._waiting.pop(number), error)
@@ -92,6 +110,7 @@ class EventProducer:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush and disconnect; raises `NotDelivered` like `flush`, and nothing is tried any more."""
+        self._closed = True
         self._settle(lambda: self._end(timeout_s))
 
     def _end(self, timeout_s: float | None) -> None:
@@ -125,78 +144,40 @@ class EventProducer:
         self.close(None if kind is None else ABANDONED_S)
 
 
+def _producer(kafka: str | Connection, options: dict[str, Any]) -> tuple[Any, bool]:
+    """A producer, idempotent where the broker gives it an id in time (Kafka does; not where rights are missing)."""
+    if options.get("enable_idempotence", True):
+        made = connection.client(KafkaProducer, kafka, options | {"enable_idempotence": True})
+        known, end = made._transaction_manager, time.monotonic() + IDEMPOTENCE_S
+        while time.monotonic() < end and not known.has_error():
+            if known.has_producer_id():
+                return made, True
+            time.sleep(0.01)
+        made.close(timeout=0)
+    return connection.client(KafkaProducer, kafka, options | {"enable_idempotence": False}), False
+
+
+def _finish(producer: weakref.ref[EventProducer]) -> None:
+    """Flush what a program that ends has not closed."""
+    if (open_ := producer()) is not None and not open_._closed:
+        try:
+            open_.close(ABANDONED_S)
+        except NotDelivered as error:
+            log.error("%s", error)
+
+
 def _checked(event: Event | Mapping[str, Any]) -> tuple[Event, bytes]:
-    """An event as the worker will read it, and its bytes."""
+    """An event as the worker will read it (another dialect's: its first row), and its bytes."""
     try:
         value = codec.encode_event(event) if isinstance(event, Event) else orjson.dumps(dict(event))
     except orjson.JSONEncodeError as error:
-        raise codec.BadEvent("schema", f"the event cannot be written as JSON: {error}") from error
+        raise BadEvent("schema", f"the event cannot be written as JSON: {error}") from error
     held = codec.decode(value)
-    if not held:
-        raise codec.BadEvent("schema", "the event is another dialect's and tells of no act: there is nothing to send")
-    checked = held[0]
-    assert isinstance(checked, Event)
-    return checked, value
-
-
-def _connected(kind: Callable[..., Any], kafka: str | Connection, options: dict[str, Any], *topic: str) -> Any:
-    topics.require_listener(kafka)
-    defaults = {"bootstrap_timeout_ms": int(BOOTSTRAP_S * 1000)}
-    try:
-        return kind(*topic, **(defaults | connection.of(kafka).for_kafka_python() | options))
-    except KafkaError as error:
-        raise topics.BrokerUnreachable(kafka, type(error).__name__) from error
-
-
-class PredictionConsumer:
-    """Follows the predictions topic; with a `group` several readers share it, without one each reads all."""
-
-    def __init__(
-        self,
-        kafka: str | Connection = "127.0.0.1:9092",
-        topic: str = "interest.predictions",
-        group: str | None = None,
-        from_start: bool = False,
-        **options: Any,
-    ) -> None:
-        defaults: dict[str, Any] = {
-            "group_id": group,
-            "auto_offset_reset": "earliest" if from_start else "latest",
-            "isolation_level": "read_committed",
-            "session_timeout_ms": 6_000,
-            "heartbeat_interval_ms": 1_500,
-        }
-        self._consumer = _connected(KafkaConsumer, kafka, defaults | options, topic)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        """Predictions as they come; what was erased (a tombstone) is passed over."""
-        for record in self._consumer:
-            if record.value is not None:
-                yield codec.decode_prediction(record.value)
-
-    def close(self) -> None:
-        """Leave the group and disconnect."""
-        self._consumer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-
-class LatestPredictions:
-    """The newest prediction of each user: an upsert that ignores what an older trigger says."""
-
-    def __init__(self) -> None:
-        self.by_user: dict[str, Prediction] = {}
-
-    def upsert(self, prediction: Prediction) -> bool:
-        """Whether it is news: a lower trigger offset of the same topic and partition is not."""
-        known = self.by_user.get(prediction.user_id)
-        if known is not None:
-            old, new = known.trigger, prediction.trigger
-            if (old.topic, old.partition) == (new.topic, new.partition) and new.offset < old.offset:
-                return False
-        self.by_user[prediction.user_id] = prediction
-        return True
+    if bad := next((element for element in held if isinstance(element, codec.BadElement)), None):
+        raise BadEvent(bad.reason, f"event {bad.n}: {bad.message}")
+    events = [element for element in held if isinstance(element, Event)]
+    if not events:
+        raise BadEvent("schema", "the event is another dialect's and tells of no act: there is nothing to send")
+    if len({event.user_id for event in events}) > 1:
+        raise BadEvent("schema", "the event names several people: send one message a person, its key is the user_id")
+    return events[0], value

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ import msgspec
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"]
 CONNECT_S = 5.0
+BOOTSTRAP_S = 10.0
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 MECHANISMS: tuple[str, ...] = get_args(Mechanism)
 
@@ -113,6 +115,18 @@ def of(kafka: str | Connection) -> Connection:
     Connection('localhost:9092', PLAINTEXT)
     """
     return kafka if isinstance(kafka, Connection) else Connection(kafka)
+
+
+def client(kind: Callable[..., Any], kafka: str | Connection, options: dict[str, Any], *topic: str) -> Any:
+    """A client of kafka-python; raises like `knock` where no broker lets it in."""
+    from kafka.errors import KafkaError
+
+    knock(kafka)
+    defaults = {"bootstrap_timeout_ms": int(BOOTSTRAP_S * 1000)}
+    try:
+        return kind(*topic, **(defaults | of(kafka).for_kafka_python() | options))
+    except KafkaError as error:
+        raise BrokerUnreachable(kafka, type(error).__name__) from error
 
 
 # ---------------------------------------------------------------- whether the door opens

@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +18,7 @@ from kafka.admin import KafkaAdminClient
 from deploy import broker
 from deploy.kafka import Kafka
 from featurestore.events import Event
-from streams import client, codec, topics
+from streams import client, codec, predictions, topics
 
 HEAVY = ("torch", "faust", "duckdb", "aiokafka", "numpy", "pyarrow", "transformers", "structlog")
 
@@ -51,18 +54,64 @@ def prediction(offset: int, partition: int = 0) -> client.Prediction:
     )
 
 
-def test_older_trigger_is_no_news() -> None:
-    """An upsert ignores a lower offset of the same partition and takes an equal, a higher or another partition's."""
-    latest = client.LatestPredictions()
-    assert latest.upsert(prediction(5))
-    assert not latest.upsert(prediction(4))
-    assert latest.by_user["u1"].prediction_id == "p5"
-    assert latest.upsert(prediction(5))
-    assert latest.upsert(prediction(6))
-    assert latest.upsert(prediction(1, partition=1))
+class Records:
+    """What a Kafka consumer gives: records of one partition, then silence."""
+
+    def __init__(self, *values: tuple[str, bytes | None]) -> None:
+        self.records = [
+            SimpleNamespace(topic="t", partition=0, offset=n, key=key.encode(), value=value)
+            for n, (key, value) in enumerate(values)
+        ]
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return iter(self.records)
 
 
-def check_round_trip(address: str) -> None:
+def consumer_of(monkeypatch: pytest.MonkeyPatch, *values: tuple[str, bytes | None], **options: Any) -> Any:
+    """A consumer that reads these records."""
+    monkeypatch.setattr(predictions.connection, "client", lambda *_: Records(*values))
+    return client.PredictionConsumer("nowhere:9", **options)
+
+
+def told(offset: int, partition: int = 0, user: str = "u1") -> tuple[str, bytes]:
+    """A record of a prediction."""
+    made = msgspec.structs.replace(prediction(offset, partition), user_id=user)
+    return user, codec.encode_prediction(made)
+
+
+def test_older_trigger_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lower offset of the same partition is passed over; an equal, a higher or another partition's is taken."""
+    consumer = consumer_of(monkeypatch, told(5), told(4), told(5), told(6), told(1, partition=1))
+    assert [p.prediction_id for p in consumer] == ["p5", "p5", "p6", "p1"]
+    assert (consumer.older, consumer.by_user["u1"].prediction_id) == (1, "p1")
+
+
+def test_erased_and_foreign_records(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A tombstone takes the user out; what is no prediction is counted and told with its place, and reading goes on."""
+    consumer = consumer_of(monkeypatch, told(5), ("u1", None), ("x", b"{}"), told(3), told(7, user="u2"))
+    assert [p.trigger.offset for p in consumer] == [5, 3, 7]
+    assert (consumer.unreadable, consumer.older) == (1, 0)
+    assert "t-0 offset 2 holds no prediction" in caplog.text
+
+
+def test_only_so_many_users_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond `remember` the one not heard of for longest goes."""
+    consumer = consumer_of(monkeypatch, told(1, user="a"), told(2, user="b"), told(3, user="a"), told(4, user="c"),
+                           remember=2)  # fmt: skip
+    assert len(list(consumer)) == 4
+    assert list(consumer.by_user) == ["a", "c"]
+
+
+def test_several_people_in_one_event_are_refused() -> None:
+    """A message has one key, which is its user: a foreign batch of two people is told before it is sent."""
+    unconnected = object.__new__(client.EventProducer)
+    track = {"type": "track", "event": "Product Viewed", "properties": {"product_id": "i"}, "timestamp": "2026-01-01Z"}
+    batch = {"batch": [track | {"messageId": u, "userId": u, "timestamp": "2026-01-01T00:00:00Z"} for u in "ab"]}
+    with pytest.raises(client.BadEvent, match="several people"):
+        unconnected.send(batch)
+
+
+def check_round_trip(address: str, *, says_its_end: bool) -> None:
     """Events arrive keyed by their user, bad ones never leave, predictions are read without tombstones."""
     sent, told = (f"{name}.{uuid.uuid4().hex[:8]}" for name in ("sent", "told"))
     admin = KafkaAdminClient(bootstrap_servers=address)
@@ -72,11 +121,13 @@ def check_round_trip(address: str) -> None:
     admin.close()
 
     with client.EventProducer(address, sent) as producer:
+        assert producer.idempotent
         producer.send(event(title="靴 👟"))
         producer.send({"event_id": "e2", "type": "search", "user_id": "u2", "ts": "2026-11-24T10:00:00Z", "x": 1})
         with pytest.raises(codec.BadEvent, match="price"):
             producer.send({"event_id": "e3", "type": "search", "user_id": "u2", "ts": 1, "price": "9"})
         producer.flush(10)
+        assert producer.delivered == 2
     reader = KafkaConsumer(bootstrap_servers=address)
     reader.assign([TopicPartition(sent, 0)])
     reader.seek(TopicPartition(sent, 0), 0)
@@ -92,18 +143,23 @@ def check_round_trip(address: str) -> None:
     with client.PredictionConsumer(address, told, from_start=True) as consumer:
         stream = iter(consumer)
         assert [next(stream), next(stream)] == [prediction(1), prediction(2)]
+    with client.PredictionConsumer(address, told, from_start=True) as consumer:
+        assert consumer.catch_up() == {"u1": prediction(2)}
+    if says_its_end:
+        with client.PredictionConsumer(address, told) as consumer:
+            assert consumer.catch_up() == {}
 
 
 def test_round_trip_through_the_embedded_broker() -> None:
     """The client works with the embedded broker."""
     with broker.embedded(port=0) as embedded:
-        check_round_trip(embedded.address)
+        check_round_trip(embedded.address, says_its_end=False)
 
 
 @pytest.mark.kafka
 def test_round_trip_through_kafka(kafka: str) -> None:
     """The client works with a real Kafka."""
-    check_round_trip(kafka)
+    check_round_trip(kafka, says_its_end=True)
 
 
 def test_array_is_not_sent() -> None:
