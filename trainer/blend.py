@@ -105,8 +105,7 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
 
 def by_category(shelves: Ints, each: Floats, none: float) -> tuple[Ints, Floats]:
     """Categories, and that the next item is of them; one that is no candidate is taken to be of a kind with those."""
-    known, place = np.unique(shelves, return_inverse=True)
-    shares = np.bincount(place, each, len(known)).astype(np.float64)
+    known, shares = _sums(shelves, np.asarray(each, np.float64))
     if len(shares):
         shares *= (1 - none) / shares.sum()
     told = known >= 0
@@ -175,6 +174,19 @@ def _sweep(x, s, first, target, item, none, other):  # type: ignore[no-untyped-d
             for k in range(wide):
                 gradient[k] += p * x[first[c] + i, k]
     return total, gradient
+
+
+@numba.njit(cache=True)
+def _sums(keys, values):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The distinct keys in order, and the sum of each one's values."""
+    order = np.argsort(keys, kind="mergesort")
+    known, sums, n = np.empty(len(keys), np.int32), np.zeros(len(keys)), -1
+    for i in order:
+        if n < 0 or known[n] != keys[i]:
+            n += 1
+            known[n] = keys[i]
+        sums[n] += values[i]
+    return known[: n + 1], sums[: n + 1]
 
 
 def _flat(arm: Blend) -> Floats:

@@ -32,6 +32,8 @@ class Neighbours:
         self.ring, self.count = np.zeros((0, RING), np.int32), np.zeros(0, np.int32)
         self.tokens, self.length = np.zeros((0, TOKENS), np.int32), np.zeros(0, np.int32)
         self.newest_ms = np.zeros(0, np.int64)
+        self._alike, self._anchor = np.zeros(0, np.float32), np.zeros(0, np.int32)  # scratch, by place
+        self._tally = np.zeros(0, np.float32)  # scratch, by word
 
     def take(self, session: int, word: int, at_ms: int) -> None:
         """One token of a session; a repeat of its last one changes nothing."""
@@ -66,9 +68,14 @@ class Neighbours:
     def votes(self, query: Ints, session: int, at_ms: int, item: NDArray[np.bool_]) -> tuple[Ints, Floats]:
         """Items and their shares of the neighbours' votes; `query`: distinct words of the asker, newest first."""
         mine = self.serials.get(session, -1)
+        if len(self._anchor) < len(self.length):
+            self._alike = np.zeros(len(self.length), np.float32)
+            self._anchor = np.full(len(self.length), -1, np.int32)
+        if len(self._tally) < len(self.count):
+            self._tally = np.zeros(len(self.count), np.float32)
         found, votes = _votes(
             query[query < len(self.count)], mine, self.next, at_ms, self.ring, self.count, item, self.tokens,
-            self.length, self.newest_ms,
+            self.length, self.newest_ms, self._alike, self._anchor, self._tally,
         )  # fmt: skip
         return found, votes / max(float(votes.sum()), 1e-12)
 
@@ -133,9 +140,10 @@ def _take(serial, word, at_ms, ring, count, tokens, length, newest_ms):  # type:
 
 
 @numba.njit(cache=True)
-def _votes(query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms):  # type: ignore[no-untyped-def] # pragma: no cover
-    slots = min(len(length), SESSIONS)
-    alike, anchor = np.zeros(slots, np.float32), np.full(slots, -1, np.int32)
+def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
+    query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms, alike, anchor, votes
+):  # fmt: skip
+    """The scratch comes and goes as zeros (`anchor`: −1): to clear all of it would cost more than the votes."""
     near = np.empty(len(query) * RING, np.int64)
     n = 0
     for r in range(len(query)):
@@ -151,7 +159,6 @@ def _votes(query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms
                 near[n] = place
                 n += 1
             alike[place] += weight
-    votes = np.zeros(len(count), np.float32)
     found = np.empty(n * TOKENS, np.int32)
     m = 0
     for i in range(n):
@@ -177,4 +184,8 @@ def _votes(query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms
         votes[found[i]] *= np.sqrt(np.log(1.0 + nxt / max(1, count[found[i]])))
     for r in range(len(query)):
         votes[query[r]] *= 2.0
-    return found[:m], votes[found[:m]]
+    told = votes[found[:m]]
+    votes[found[:m]] = 0.0
+    alike[near[:n]] = 0.0
+    anchor[near[:n]] = -1
+    return found[:m], told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +170,7 @@ def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: 
             text[i, place] = places.setdefault(row_text(row), len(places))
             word[i, place] = words.get(name, 0)
             kind[i, place] = KINDS[row.event.type]
-            gap[i, place] = 1 + np.searchsorted(GAPS_MS, max(0, now_ms - row.event.ts_ms), side="right")
+            gap[i, place] = 1 + bisect.bisect_right(GAPS_MS, max(0, now_ms - row.event.ts_ms))
             if row.event.item_id and row.engages:
                 mine.setdefault(row.event.item_id, LENGTH - 1 - place)
             if place == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
@@ -24,6 +25,7 @@ BATCH = 64
 SHARD_TEXTS = 4_096
 
 
+@functools.lru_cache(16_384)
 def item_text(title: str | None, category: str | None, brand: str | None, price: float | None) -> str:
     """An item as the encoder reads it.
 
