@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
+
+MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
+LIMIT_ID_CHARS = 512  # ids come back in predictions, which must fit into a message too
+LIMIT_CATEGORY_CHARS = 2_048
 
 EventType = Literal["browse", "view", "click", "search", "cart", "remove", "checkout", "purchase", "impression"]
 TYPES: tuple[str, ...] = get_args(EventType)
@@ -12,26 +17,44 @@ ENGAGED = frozenset({"click", "view", "cart", "purchase"})  # what counts as wan
 NEEDS_ITEM = frozenset({"view", "click", "cart", "remove", "impression"})  # item_id or category must be there
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One thing one person did; instants are epoch milliseconds, `category` is a path `Sports > Shoes`."""
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Instant = Annotated[datetime.datetime, msgspec.Meta(tz=True)] | Annotated[int, msgspec.Meta(ge=0, le=MAX_TS_MS)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LIMIT_ID_CHARS)]
+_Path = Annotated[str, msgspec.Meta(min_length=1, max_length=LIMIT_CATEGORY_CHARS)]
+if TYPE_CHECKING:
+    _Ms: TypeAlias = int
+    _Rest: TypeAlias = str | None
+else:
+    _Ms = Instant  # `codec.plain` makes milliseconds of it before anybody sees it
+    _Rest = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]  # no field of a message: nothing is accepted
 
-    event_id: str
+
+class Event(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, rename={"ts_ms": "ts"}
+):  # fmt: skip
+    """One thing one person did; instants are epoch milliseconds, `category` is a path `Sports > Shoes`.
+
+    Its types are what is valid, so that a message that says nothing else is decoded straight into it.
+    """
+
+    event_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     type: EventType
-    user_id: str
-    ts_ms: int
-    session_id: str | None = None  # the producer's own, if it has one
-    item_id: str | None = None
-    title: str | None = None
-    category: str | None = None
-    brand: str | None = None
+    user_id: _Id
+    ts_ms: _Ms
+    session_id: _Id | None = None  # the producer's own, if it has one
+    item_id: _Id | None = None
+    title: _Text | None = None
+    category: _Path | None = None
+    brand: _Text | None = None
     price: float | None = None
-    currency: str | None = None
-    quantity: int | None = None
-    position: int | None = None
-    query: str | None = None  # None on a search: withheld
-    prediction_id: str | None = None
+    currency: _Text | None = None
+    quantity: Int64 | None = None
+    position: Int64 | None = None
+    query: _Text | None = None  # None on a search: withheld
+    prediction_id: _Id | None = None
     consent: bool = True
-    properties: str | None = None  # all other fields of the message, as one JSON object
+    properties: _Rest = None  # all other fields of the message, as one JSON object
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):

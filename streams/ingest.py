@@ -191,6 +191,13 @@ class Ingest:
             raise _behind(tp, part, end)
 
     def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
+        """One record: most hold one plain event; of all others the codec tells what they hold."""
+        event = codec.plain(record.value)
+        if event is not None:
+            refused = self._fold_event(batch, tp, part, record, 0, event)
+            if refused is not None:
+                self._reject(batch, record, [refused])
+            return
         try:
             elements = codec.decode(
                 record.value, record.headers, key=record.key, record_ms=record.timestamp, keep=self.keep
@@ -203,33 +210,45 @@ class Ingest:
         self.nothing += not elements
         bad: list[codec.BadElement] = []
         for n, element in enumerate(elements):
-            self.events += 1
-            if not isinstance(element, Event):
+            if isinstance(element, Event):
+                refused = self._fold_event(batch, tp, part, record, n, element)
+                if refused is not None:
+                    bad.append(refused)
+            else:
+                self.events += 1
                 part.open.rejected += 1
                 bad.append(element)
-                continue
-            keyed = record.key == element.user_id.encode()
-            self.unkeyed += not keyed
-            if not part.keys.judge(keyed):
-                raise WrongKeys(
-                    f"{tp.topic}-{tp.partition}: more than {KEYED_SHARE:.0%} of the last {KEYED_WINDOW:,} events up to "
-                    f"offset {record.offset} do not have their user_id as the message's key (this one: {record.key!r})"
-                    ": key each message with its user_id, as streams.client.EventProducer does, in a topic of its own"
-                )
-            if element.user_id in self.forgotten:
-                part.open.rejected += 1  # no dead letter: it would keep what was to be forgotten
-                continue
-            origin = Origin(part.key.topic, tp.partition, record.offset, n, record.timestamp)
-            folded = sessions.fold(part.open, element, origin, self.settings)
-            if folded.row is not None and folded.session is not None:
-                batch.rows.append(folded.row)
-                batch.touched[(element.user_id, folded.session.session_id)] = (tp, part, folded.session)
-                for gone in folded.row.absorbs:
-                    batch.touched.pop((element.user_id, gone), None)
-            elif folded.outcome in ("future-ts", "too-late"):
-                bad.append(codec.BadElement(n, folded.outcome, f"event {element.event_id}: ts {element.ts_ms}"))
         if bad:
             self._reject(batch, record, bad)
+
+    def _fold_event(
+        self, batch: Batch, tp: TP, part: Part, record: Any, n: int, event: Event
+    ) -> codec.BadElement | None:
+        """One event into its session; why it was refused, where that makes a dead letter."""
+        self.events += 1
+        user_id = event.user_id
+        keyed = record.key == user_id.encode()
+        self.unkeyed += not keyed
+        if not part.keys.judge(keyed):
+            raise WrongKeys(
+                f"{tp.topic}-{tp.partition}: more than {KEYED_SHARE:.0%} of the last {KEYED_WINDOW:,} events up to "
+                f"offset {record.offset} do not have their user_id as the message's key (this one: {record.key!r})"
+                ": key each message with its user_id, as streams.client.EventProducer does, in a topic of its own"
+            )
+        if user_id in self.forgotten:
+            part.open.rejected += 1  # no dead letter: it would keep what was to be forgotten
+            return None
+        origin = Origin(part.key.topic, tp.partition, record.offset, n, record.timestamp)
+        folded = sessions.fold(part.open, event, origin, self.settings)
+        row, session, outcome = folded.row, folded.session, folded.outcome
+        if row is not None and session is not None:
+            batch.rows.append(row)
+            batch.touched[user_id, session.session_id] = (tp, part, session)
+            for gone in row.absorbs:
+                batch.touched.pop((user_id, gone), None)
+        elif outcome in ("future-ts", "too-late"):
+            return codec.BadElement(n, outcome, f"event {event.event_id}: ts {event.ts_ms}")
+        return None
 
     def _reject(self, batch: Batch, record: Any, bad: codec.BadEvent | list[codec.BadElement]) -> None:
         self.dead_letters += 1

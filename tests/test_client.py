@@ -32,7 +32,7 @@ def test_import_is_light() -> None:
 
 def event(**changes: object) -> Event:
     """A good event."""
-    fields = {"event_id": "e1", "type": "view", "user_id": "u1", "ts_ms": 1, "item_id": "i1"} | changes
+    fields = {"event_id": "e1", "type": "view", "user_id": "u1", "ts": 1, "item_id": "i1"} | changes
     return msgspec.convert(fields, Event)
 
 

@@ -86,6 +86,46 @@ def test_array_keeps_order(several: list[Event]) -> None:
     assert len(decoded) == len(several)
 
 
+# What a field may come as: what is valid and what nearly is.
+odd = st.sampled_from([
+    "", "x", "x" * 64, "x" * 65, "x" * 513, "x" * 2_049, -1, 0, 1, 2**63, 1.0, 1.5, True, False, None, [], {}, ...,
+    "2026-11-24T10:00:00Z", "1969-01-01T00:00:00Z", "2026-11-24T10:00:00+05:30", "2026-11-24T10:00:00",
+])  # fmt: skip
+fields = st.sampled_from([*sorted(codec.FIELDS), "properties", "ts_ms", "other"])
+tails = st.sampled_from([b" ", b"\n", b"", b"{}", b"\xff", b"\x00"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(fields, odd | texts, max_size=3), st.sampled_from([*TYPES, "vieww"]), tails)
+def test_the_short_way_says_what_the_long_way_says(changes: dict[str, Any], kind: str, tail: bytes) -> None:
+    """What `plain` takes is one event to the reading of all dialects too, the same in every field."""
+    value = message(**{"type": kind} | changes) + tail
+    event = codec.plain(value)
+    if event is not None:
+        assert codec.read(value).elements == [event]
+        assert type(event.ts_ms) is int
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=2))
+def test_the_short_way_says_of_damaged_bytes_what_the_long_way_says(at: int, bytes_: bytes) -> None:
+    """Bytes overwritten anywhere: the same event or none at all."""
+    whole = message(title="Kestrel", query="tr\u00e4il", price=9.5, quantity=2, consent=True)
+    value = whole[: at % len(whole)] + bytes_ + whole[at % len(whole) + len(bytes_) :]
+    event = codec.plain(value)
+    if event is not None:
+        assert codec.read(value).elements == [event]
+
+
+def test_the_short_way_is_taken_by_whole_events() -> None:
+    """Every field that there is, instants in both ways of writing."""
+    told = {"session_id": "s", "title": "t", "category": "A > B", "brand": "b", "price": 1, "currency": "EUR",
+            "quantity": 1, "position": 0, "query": "q", "prediction_id": "p", "consent": False}  # fmt: skip
+    event = codec.plain(message(**told, ts="2023-11-14T22:13:20Z"))
+    assert event is not None
+    assert event == codec.plain(message(**told)) == only(message(**told))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
 def test_anything_is_judged(value: bytes) -> None:
@@ -104,6 +144,8 @@ def test_anything_is_judged(value: bytes) -> None:
         (b"[" * 100_000, "bad-json", "not JSON"),
         (b'{"a":' * 40_000, "bad-json", "not JSON"),
         (message()[:-1] + b',"x":"\xff"}', "bad-json", "not JSON"),
+        (message()[:-1] + b',"title":"\xff"}', "bad-json", "not JSON"),
+        (message(event_id=...)[:-1] + b',"event_id":"\xff"}', "bad-json", "not JSON"),
         (message()[:-1] + b',"x":"\\ud800"}', "bad-json", "not JSON"),
         (message()[:-1] + b',"x":NaN}', "bad-json", "not JSON"),
         (b"3", "schema", "JSON object"),

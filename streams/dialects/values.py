@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from featurestore.events import MAX_TS_MS
 from streams.dialects import verbs
 
-MAX_TS_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 DEPTH = 6  # of what is kept in properties
 NAME_CHARS = 100  # of a field's name that are looked at
 CUT_CHARS = 2_000  # of a text that is kept in properties
