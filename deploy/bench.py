@@ -207,7 +207,7 @@ async def _measure(settings: Settings, plan: Plan, say: Callable[[str], None], f
     said |= {"shared": str(folder / "shared"), "store__folder": str(folder / "store"), "worker": "bench", "http": ""}
     mine = settings.changed(**said)
     names = mine.topics()
-    echoed = topics.Topics(events=(f"{tag}-echo-in",), predictions=f"{tag}-echo-out", **_same(names))
+    echoed = msgspec.structs.replace(names, events=(f"{tag}-echo-in",), predictions=f"{tag}-echo-out")
     topics.ensure(mine.kafka, names)
     topics.ensure(mine.kafka, echoed)
     if plan.model is not None:
@@ -247,10 +247,6 @@ async def _measure(settings: Settings, plan: Plan, say: Callable[[str], None], f
 
 
 TOPICS = ("items", "dead_letters", "predictions", "control", "state")
-
-
-def _same(names: topics.Topics) -> dict[str, str]:
-    return {t: getattr(names, t) for t in TOPICS if t != "predictions"}
 
 
 def _ends(names: topics.Topics) -> tuple[str, str]:

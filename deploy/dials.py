@@ -23,6 +23,7 @@ from deploy.notation import (
     path,
     plain,
     positive,
+    replicas,
     topic,
     topics,
     words,
@@ -139,6 +140,9 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="topics.predictions", default="interest.predictions", parse=topic, help="the predictions"),
     Dial(name="topics.control", default="interest.control", parse=topic, help="commands and facts"),
     Dial(name="topics.state", default="interest.state", parse=topic, help="the workers' beats"),
+    Dial(name="topics.partitions", default="8", parse=count, help="of events, items and predictions, where made here"),
+    Dial(name="topics.replication", default="1", parse=replicas, help="of topics made here; broker: as it has it"),
+    Dial(name="group", default="nextclick", parse=topic, help="the workers' consumer group: who shares the events"),
     Dial(name="shared", default="nextclick-data", parse=path, help="the shared folder: lake, versions, encoders"),
     Dial(name="worker", default="", parse=name, help="this worker's name, of its store file and its beats"),
     Dial(

@@ -195,6 +195,7 @@ def _properties(host: str, port: int, data: Path, guard: Guard | None) -> str:
         "transaction.state.log.replication.factor": 1,
         "transaction.state.log.min.isr": 1,
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        "log.cleaner.backoff.ms": 500,
     }
     if guard is not None:
         settings |= _guarded(f"{host}:{port}", f"127.0.0.1:{controller}", data / "tls", guard)

@@ -57,6 +57,11 @@ def count(text: str) -> int:
     return int(digits)
 
 
+def replicas(text: str) -> int:
+    """How many brokers hold a topic; -1 where the broker is to say."""
+    return -1 if text == "broker" else count(text)
+
+
 def listen(text: str) -> tuple[str, int] | None:
     """Where to listen; None for nowhere."""
     if not text:

@@ -213,10 +213,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def topics(self) -> Topics:
-        """The six topics' names."""
+        """The six topics' names, and how they are made."""
         from streams.topics import Topics
 
-        return Topics(events=self["topics.events"], **{t: self[f"topics.{t}"] for t in TOPIC_NAMES})
+        names = {t: self[f"topics.{t}"] for t in TOPIC_NAMES}
+        made = {"partitions": self["topics.partitions"], "replication": self["topics.replication"]}
+        return Topics(events=self["topics.events"], **names, **made)
 
     def cadence_policy(self) -> CadencePolicy:
         """When to retrain and tune; without a language model there is nothing to tune."""

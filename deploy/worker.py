@@ -36,7 +36,7 @@ class Models:
     def __init__(self, *, shared: Path, texts_: texts.Texts, lake_: lake.Lake, log_: control.ControlLog) -> None:
         self.registry, self.texts, self.lake, self.control = registry.Registry(shared), texts_, lake_, log_
         self.current = predictor.Predictor.cold(texts_)
-        self.refused: set[str] = set()
+        self.refused: dict[str, object] = {}  # with what was known of it then
         self.swaps = 0
 
     def warmed(self, version: str) -> predictor.Predictor:
@@ -52,13 +52,23 @@ class Models:
         return made
 
     def tried(self, version: str) -> predictor.Predictor | None:
-        """A version made ready as `warmed` does; None, and never again, where that cannot be."""
+        """A version made ready as `warmed` does; None where that cannot be, until there is something new about it."""
+        known = self.known(version)
         try:
             return self.warmed(version)
         except UNUSABLE as error:
-            self.refused.add(version)
+            self.refused[version] = known
             log.error("The new champion was refused; the model in use goes on.", version=version, error=str(error))
             return None
+
+    def known(self, version: str) -> object:
+        """What a refused version is tried again for: an entry that names it anew, files that appeared or changed."""
+        folders = (self.registry.root / Path(version).name, self.registry.root.parent / "encoders")
+        try:
+            files = [(str(p), p.stat().st_mtime_ns) for folder in folders for p in sorted(folder.glob("*"))]
+        except OSError:  # being removed
+            files = []
+        return self.control.state.named, files
 
     def unseen(self, model: predictor.Predictor) -> list[Row]:
         """The rows that the lake holds beyond what the model's memory has seen."""
@@ -68,7 +78,9 @@ class Models:
     def wanted(self) -> str | None:
         """The champion to change to, None where there is nothing to change."""
         champion = self.control.state.champion
-        if champion is None or champion == self.current.version or champion in self.refused:
+        if champion is None or champion == self.current.version:
+            return None
+        if champion in self.refused and self.refused[champion] == self.known(champion):
             return None
         return str(champion)
 
@@ -117,7 +129,7 @@ def run(settings: dials.Settings) -> None:
     models.current.learn(models.unseen(models.current))
     wiring = app.AppSettings(
         kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,
-        dead_letters=names.dead_letters, state=names.state, data=settings.store_path.parent,
+        dead_letters=names.dead_letters, state=names.state, group=settings["group"], data=settings.store_path.parent,
     )  # fmt: skip
     outlet = app.Outlet(wiring)
     held: dict[str, score.Scorer] = {}

@@ -1,4 +1,5 @@
--- The store's statements, each under its name. $columns stands for the row's columns in order.
+-- The store's statements, each under its name. $columns stands for the row's columns in order, $absorbed for the
+-- fragment of that name.
 
 -- name: schema
 -- The schema steps that this file has behind it.
@@ -22,17 +23,21 @@ ON CONFLICT DO UPDATE SET next = excluded.next, watermark_ms = excluded.watermar
 -- name: progress
 SELECT topic, "partition", next, watermark_ms, stored, duplicates, rejected FROM progress
 
+-- name: absorbed
+-- To follow `wanted AS (SELECT user_id, session_id …` in a WITH RECURSIVE: with those sessions all that they absorbed.
+UNION
+SELECT m.user_id, m.session_id FROM wanted w
+JOIN (
+    SELECT user_id, session_id AS merged_into, unnest(absorbs) AS session_id FROM events
+    WHERE topic = $topic AND "partition" = $partition AND len(absorbs) > 0
+) m ON m.user_id = w.user_id AND m.merged_into = w.session_id
+
 -- name: rows
 -- Whole sessions that have a row at or after an instant or are named in open_sessions, what they absorbed included.
 WITH RECURSIVE wanted AS (
     SELECT user_id, session_id FROM events WHERE topic = $topic AND "partition" = $partition AND ts_ms >= $since_ms
     UNION SELECT user_id, session_id FROM open_sessions
-    UNION
-    SELECT m.user_id, m.session_id FROM wanted w
-    JOIN (
-        SELECT user_id, session_id AS merged_into, unnest(absorbs) AS session_id FROM events
-        WHERE topic = $topic AND "partition" = $partition AND len(absorbs) > 0
-    ) m ON m.user_id = w.user_id AND m.merged_into = w.session_id
+    $absorbed
 )
 SELECT $columns FROM events
 WHERE topic = $topic AND "partition" = $partition AND (user_id, session_id) IN (SELECT user_id, session_id FROM wanted)
@@ -47,16 +52,11 @@ WHERE topic = $topic AND "partition" = $partition AND ts_ms < $before_ms AND "of
 DELETE FROM events
 WHERE topic = $topic AND "partition" = $partition AND ts_ms < $before_ms AND "offset" < $flushed
 AND (user_id, session_id) NOT IN (
-    WITH RECURSIVE kept AS (
+    WITH RECURSIVE wanted AS (
         SELECT user_id, session_id FROM open_sessions
-        UNION
-        SELECT m.user_id, m.session_id FROM kept k
-        JOIN (
-            SELECT user_id, session_id AS merged_into, unnest(absorbs) AS session_id FROM events
-            WHERE topic = $topic AND "partition" = $partition AND len(absorbs) > 0
-        ) m ON m.user_id = k.user_id AND m.merged_into = k.session_id
+        $absorbed
     )
-    SELECT user_id, session_id FROM kept
+    SELECT user_id, session_id FROM wanted
 )
 
 -- name: held

@@ -226,7 +226,7 @@ def _queries() -> dict[str, str]:
         name, _, body = part.partition("\n")
         lines = [line for line in body.splitlines() if line.strip() and not line.startswith("--")]
         named[name.strip()] = "\n".join(lines).replace("$columns", _NAMES)
-    return named
+    return {name: sql.replace("$absorbed", named["absorbed"]) for name, sql in named.items()}
 
 
 def _pairs(sessions: Collection[tuple[str, str]]) -> pa.Table:

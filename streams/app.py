@@ -212,6 +212,7 @@ def build(
         return await ingest_.adopt(partitions, bounds)
 
     async def unreadable(positions: Mapping[TP, int], why: str) -> None:
+        await settle()
         at = ", ".join(f"{tp.topic}-{tp.partition} from offset {offset}" for tp, offset in positions.items())
         raise ingest.UnreadableLog(
             f"a batch of records cannot be read ({why}): {at}. Where a restart does not mend it the broker's file is "
@@ -289,12 +290,16 @@ def build(
     async def revoked(app: Any, revoked: Any, **_: Any) -> None:
         await fail_stop(ingest_.release)(set(revoked), drop=True)
 
-    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
-    async def stopping(app: Any, **_: Any) -> None:
+    async def settle() -> None:
+        """Commit and flush what is acknowledged within 3 s."""
         deadline = time.monotonic() + 3
         while ingest_.waiting and ingest_.acked_seq < ingest_.waiting[-1].seq and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         await fail_stop(ingest_.release)(set(ingest_.parts), drop=False)
+
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
+    async def stopping(app: Any, **_: Any) -> None:
+        await settle()
         await outlet.stop()
 
     return app

@@ -44,6 +44,7 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True):
 
     champion: str | None = None
     predecessor: str | None = None
+    named: str | None = None  # the entry that named the champion last
     pinned: bool = False
     pinned_by: str | None = None
     pins: frozenset[str] = frozenset()  # versions that are kept whatever their age
@@ -72,7 +73,7 @@ def fold(state: ControlState, entry: Entry) -> ControlState:
 def _champion(state: ControlState, entry: Entry) -> dict[str, Any]:
     if entry.data.get("predecessor") != state.champion or state.pinned:
         return {}  # stale, or made before it saw the pin
-    return {"champion": entry.data["version"], "predecessor": state.champion}
+    return {"champion": entry.data["version"], "predecessor": state.champion, "named": entry.id}
 
 
 def _by_hand(state: ControlState, entry: Entry) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def _by_hand(state: ControlState, entry: Entry) -> dict[str, Any]:
         return {}
     return {
         "champion": version,
+        "named": entry.id,
         "predecessor": state.predecessor if version == state.champion else state.champion,
         "pinned": True,
         "pinned_by": entry.by,

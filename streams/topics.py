@@ -33,6 +33,8 @@ class Topics(msgspec.Struct, frozen=True, kw_only=True):
     predictions: str = "interest.predictions"
     control: str = "interest.control"
     state: str = "interest.state"
+    partitions: int = 8  # of events, items and predictions, where they are made
+    replication: int = 1  # of all six, where they are made; -1: as the broker has it
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,15 +63,19 @@ class TopicUnusable(RuntimeError):
 
 def shapes(topics: Topics) -> dict[str, Shape]:
     """Every topic with the shape it is made in."""
-    events = {name: Shape(partitions=8, configs={"max.message.bytes": str(EVENT_MAX_BYTES)}) for name in topics.events}
-    return events | {
-        topics.items: Shape(partitions=8, configs={"cleanup.policy": "compact"}),
+    event = Shape(
+        partitions=topics.partitions,
+        configs={"cleanup.policy": "delete", "max.message.bytes": str(EVENT_MAX_BYTES)},
+    )
+    return dict.fromkeys(topics.events, event) | {
+        topics.items: Shape(partitions=topics.partitions, configs={"cleanup.policy": "compact"}),
         topics.dead_letters: Shape(
             partitions=1,
             configs={"retention.ms": str(14 * DAY_MS), "max.message.bytes": str(DEAD_LETTER_MAX_BYTES)},
         ),
         topics.predictions: Shape(
-            partitions=8, configs={"cleanup.policy": "compact,delete", "min.compaction.lag.ms": str(DAY_MS)}
+            partitions=topics.partitions,
+            configs={"cleanup.policy": "compact,delete", "min.compaction.lag.ms": str(DAY_MS)},
         ),
         topics.control: Shape(
             partitions=1,
@@ -80,13 +86,13 @@ def shapes(topics: Topics) -> dict[str, Shape]:
     }
 
 
-def ensure(kafka: str | Connection, topics: Topics, replication: int = 1) -> list[Difference]:
+def ensure(kafka: str | Connection, topics: Topics) -> list[Difference]:
     """Make what is missing and say in what existing topics differ; waits until every topic has its leaders."""
     wanted = shapes(topics)
     with _admin(kafka) as admin:
         missing = wanted.keys() - set(admin.list_topics())
         if missing:
-            _create(admin, {name: wanted[name] for name in wanted if name in missing}, replication)
+            _create(admin, {name: wanted[name] for name in wanted if name in missing}, topics.replication)
         existing = {name: shape for name, shape in wanted.items() if name not in missing}
         differences = _partitions(admin, existing) + _configs(admin, existing)
     broken = [d for d in differences if d.setting == "partitions" and wanted[d.topic].exactly]
@@ -110,6 +116,15 @@ def log_ids(kafka: str | Connection, topics: Topics | Sequence[str]) -> dict[str
             raise TopicUnusable(f"topic {name} is not at {kafka}: create it first (`nextclick up` does)")
         ids[name] = log_id(cluster, described[name].get("topic_id"))
     return ids
+
+
+def compacted(kafka: str | Connection, names: Sequence[str]) -> frozenset[str]:
+    """Those of the topics that lose records to compaction, as far as the broker tells."""
+    with _admin(kafka) as admin:
+        told = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names],
+                                      config_filter=ConfigFilterType.ALL).get("topic", {})  # fmt: skip
+    policies = {name: _value(told.get(name, {}).get("cleanup.policy")) or "" for name in names}
+    return frozenset(name for name, policy in policies.items() if "compact" in policy.split(","))
 
 
 def log_id(cluster: str | None, topic: uuid.UUID | str | None) -> str:

@@ -90,9 +90,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             pass  # the group knows none: `perform_seek` says where to begin
         except errors.OffsetOutOfRangeError as error:
             await self._begin_again(error.args[0])
-        except errors.CorruptRecordException as error:  # what was polled with it is lost: this must not return
-            at = {tp: self._thread.position_now(tp) for tp in self.assignment() if _named(tp) in str(error)}
-            await self.transport.starts.unreadable(at, str(error))
+        except errors.CorruptRecordException as error:  # what was polled with it is lost
+            if self._thread.one_by_one():
+                await self.seek_wait({tp: self._fetched_to[tp] for tp in self.assignment() if tp in self._fetched_to})
+            else:
+                at = {tp: self._fetched_to.get(tp, 0) for tp in self.assignment() if _named(tp) in str(error)}
+                await self.transport.starts.unreadable(at, str(error))
         return None, None
 
     async def _begin_again(self, positions: Mapping[TP, int]) -> None:
@@ -175,6 +178,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = 50
         consumer._auto_offset_reset = "none"  # else what retention took ahead of us looks like a legal hole
         return consumer
+
+    def one_by_one(self) -> bool:
+        """From now on a poll is one record, so that all that lies before a damaged batch comes; whether that is new."""
+        consumer = self._ensure_consumer()
+        before, consumer._max_poll_records = consumer._max_poll_records, 1
+        return bool(before != 1)
 
     def position_now(self, tp: TP) -> int:
         """Where the next fetch begins; -1 where the partition is not read."""

@@ -16,8 +16,8 @@ from trainer import registry, texts
 
 
 @pytest.mark.parametrize("how", ["gone", "changed", "of another nextclick"])
-def test_champion_that_cannot_be_had_is_refused_once(tmp_path: Path, how: str) -> None:
-    """The model in use goes on, and the worker too; it is not tried at each flush."""
+def test_champion_that_cannot_be_had_waits_for_news(tmp_path: Path, how: str) -> None:
+    """The model in use goes on, and the worker too; it is tried again where it is named anew or its files change."""
     out = registry.Registry(tmp_path)
     version = out.publish(lambda d: (d / "config.json").write_text('{"encoder": "x"}') and None, {"n": 1})
     if how == "gone":
@@ -31,3 +31,12 @@ def test_champion_that_cannot_be_had_is_refused_once(tmp_path: Path, how: str) -
     assert models.wanted() == version
     assert models.tried(version) is None
     assert models.wanted() is None
+    log.state = control.fold(
+        log.state, control.Entry(id="2", kind="model.promote", at_ms=1, by="ann", data={"version": version})
+    )
+    assert models.wanted() == version
+    assert models.tried(version) is None
+    assert models.wanted() is None
+    (out.root / version).mkdir(exist_ok=True)
+    (out.root / version / "late.json").write_text("{}")
+    assert models.wanted() == version
