@@ -73,6 +73,7 @@ class Lake:
         self.root = Path(root) / "events"
         self.writer = re.sub(r"[^A-Za-z0-9_-]", "_", writer)
         self._checked: dict[Path, tuple[float, frozenset[str]]] = {}  # segments that hold none of these users
+        self._gaps: dict[PartitionKey, str] = {}
         self._erased: tuple[frozenset[str], int] = frozenset(), 0
 
     def write(self, key: PartitionKey, first: int, nxt: int, table: pa.Table, progress: Counts) -> Path | None:
@@ -162,7 +163,9 @@ class Lake:
                 chosen, holes, behind = chain(segments.listed(self._path(key), key), wanted)
             for hole in holes:
                 gaps.append(f"{key.topic} partition {key.partition}: {hole}")
-                _log.warning("The lake has a gap.", topic=key.topic, partition=key.partition, what=hole)
+                if self._gaps.get(key) != hole:  # said once
+                    _log.error("The lake has a gap.", topic=key.topic, partition=key.partition, what=hole)
+                self._gaps[key] = hole
             if behind is not None:
                 resumes[key] = behind
             found += chosen
@@ -258,7 +261,13 @@ class Lake:
         for _ in range(READS):
             with contextlib.suppress(duckdb.IOException, FileNotFoundError):
                 return what(self.cover(above, gone, keys=keys))
-        return what(self.cover(above, gone, keys=keys))
+        try:
+            return what(self.cover(above, gone, keys=keys))
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise UnreadableSegment(
+                f"the lake cannot be read ({str(error).splitlines()[0]}): `nextclick store check` names the file and "
+                "what to do"
+            ) from error
 
     def _rewrite(self, segment: Segment, users: frozenset[str]) -> bool:
         listed = ", ".join(text(u) for u in sorted(users))

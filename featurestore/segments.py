@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -20,6 +21,7 @@ from featurestore.events import COLUMNS
 
 HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
 HISTORY_PARTITIONS = 8
+FORMAT = b"1"
 
 _NAME = re.compile(r"(\d+)-(\d+)(?:\.g(\d+))?\.parquet")
 _ARROW = {
@@ -58,7 +60,10 @@ class LakeProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnreadableSegment(OSError):
-    """The segment just written does not read back: the disk is full or failing. Nothing was dropped; free it, retry."""
+    """A segment cannot be read, or not read back after it was written: `nextclick store check` names it and what to do.
+
+    Nothing was dropped.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,7 @@ def write(segment: Segment, table: pa.Table, progress: LakeProgress | None, writ
     _within(segment, table)
     path = segment.path
     temporary = path.parent / f".{path.name}.{writer}.{os.getpid()}.tmp"
-    said = {b"nextclick.format": b"1"}
+    said = {b"nextclick.format": FORMAT}
     if progress is not None:
         said[b"nextclick.progress"] = msgspec.json.encode(progress)
     try:
@@ -115,11 +120,14 @@ def listed(folder: Path, key: PartitionKey) -> list[Segment]:
                 continue
             named = _NAME.fullmatch(entry.name)
             if named is None or int(named[1]) > int(named[2]):
-                _log.warning("A file in the lake is none of its own and is ignored.", path=entry.path)
-            elif not _sound(Path(entry.path)):
-                _log.warning("A segment of the lake is incomplete and is ignored.", path=entry.path)
-            else:
-                found.append(place(folder, key, int(named[1]), int(named[2]), int(named[3] or 0)))
+                _ignored(entry.path, "its name is no segment's")
+                continue
+            segment = place(folder, key, int(named[1]), int(named[2]), int(named[3] or 0))
+            with contextlib.suppress(FileNotFoundError):  # compaction was faster
+                if why := _fault(segment):
+                    _ignored(entry.path, why)
+                else:
+                    found.append(segment)
     return found
 
 
@@ -171,13 +179,49 @@ def _within(segment: Segment, table: pa.Table) -> None:
         )
 
 
-def _sound(path: Path) -> bool:
-    """Whether a file ends as a Parquet file does; its footer is read by whoever reads it."""
+class _Footer(NamedTuple):
+    """What a file says of itself: its format, the columns it lacks, and the range of its rows' places."""
+
+    format: str
+    lacks: tuple[str, ...]
+    places: tuple[tuple[Any, Any], ...]  # (topic, partition, offset), the least and the greatest of each row group
+
+
+def _fault(segment: Segment) -> str:
+    """Why a file is no segment of this partition and range, told by its footer; empty where it is one."""
+    path, key = segment.path, segment.key
+    known = path.stat()
     try:
-        with path.open("rb") as file:
-            if file.read(4) != b"PAR1" or file.seek(0, os.SEEK_END) < 12:
-                return False
-            file.seek(-4, os.SEEK_END)
-            return file.read(4) == b"PAR1"
-    except OSError:
-        return False
+        told = _footer(path, known.st_mtime_ns, known.st_size)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        return f"it cannot be read ({str(error).strip().splitlines()[0].rstrip('.')})"
+    if told.format != FORMAT.decode() or told.lacks:
+        return f"it has the format {told.format} and lacks {', '.join(told.lacks) or 'no column'}"
+    for least, greatest in told.places:
+        if not (*key, segment.first) <= least or not greatest <= (*key, segment.last):
+            return f"it holds rows of another partition or range: {least} to {greatest}"
+    return ""
+
+
+@functools.lru_cache(maxsize=100_000)
+def _footer(path: Path, mtime_ns: int, size: int) -> _Footer:
+    """Read once for each state of a file."""
+    metadata = pq.read_metadata(path)
+    names = metadata.schema.to_arrow_schema().names
+    said = (metadata.metadata or {}).get(b"nextclick.format", b"none").decode(errors="replace")
+    lacks = tuple(name for name in SCHEMA.names if name not in names)
+    places = []
+    for group in range(0 if lacks else metadata.num_row_groups):
+        columns = metadata.row_group(group)
+        found = [columns.column(SCHEMA.get_field_index(n)).statistics for n in ("topic", "partition", "offset")]
+        if all(s is not None and s.has_min_max for s in found):
+            places.append((tuple(s.min for s in found), tuple(s.max for s in found)))
+    return _Footer(said, lacks, tuple(places))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _ignored(path: str, why: str) -> None:
+    """Said once."""
+    _log.warning("A file in the lake is none of its segments and is ignored.", path=path, why=why)

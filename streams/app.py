@@ -19,6 +19,7 @@ import structlog
 from faust.types import TP
 from kafka import errors
 
+from featurestore import segments
 from streams import codec, connection, ingest, score, topics, transport
 
 log = structlog.get_logger()
@@ -114,7 +115,7 @@ class LogMadeAnew(RuntimeError):
 
 EXPECTED = (  # told without a traceback
     ingest.LogBehindProgress, ingest.UnreadableLog, ingest.WrongKeys, LogMadeAnew, topics.TopicUnusable,
-    aiokafka.errors.KafkaError,
+    aiokafka.errors.KafkaError, segments.UnreadableSegment,
 )  # fmt: skip
 
 R = TypeVar("R")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,3 +276,36 @@ def test_reader_takes_a_new_cover_where_a_file_was_rewritten(tmp_path: Path) -> 
         return offsets(cover)
 
     assert store.read(reading) == [0, 4, 8]
+
+
+@pytest.mark.parametrize("how", ["truncated", "of another partition", "of another range", "of another format"])
+def test_file_that_is_none_of_the_segments_is_never_read(tmp_path: Path, how: str) -> None:
+    """A right name alone makes no segment: the cover ends before it, and says so once."""
+    store = Lake(tmp_path, "w")
+    paths = [put(store, first, first + 10) for first in (0, 10, 20)]
+    bad = paths[1]
+    assert bad is not None
+    said = pq.read_schema(bad).metadata
+    other = PartitionKey(KEY.topic, 4)
+    if how == "truncated":
+        bad.write_bytes(bad.read_bytes()[:-40])
+    if how == "of another partition":
+        pq.write_table(table([row(o, key=other) for o in range(10, 20)]).replace_schema_metadata(said), bad)
+    if how == "of another range":
+        pq.write_table(table([row(o) for o in range(15, 25)]).replace_schema_metadata(said), bad)
+    if how == "of another format":
+        pq.write_table(table([row(10)]).replace_schema_metadata({"nextclick.format": "9"}), bad)
+    cover = Lake(tmp_path, "reader").cover()
+    assert (offsets(cover), cover.end, cover.resumes) == ([0, 2, 4, 6, 8], {KEY: 10}, {KEY: 20})
+
+
+def test_damaged_page_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
+    """Behind a sound footer: nobody reads half of it."""
+    store = Lake(tmp_path, "w")
+    path = put(store, 0, 10)
+    assert path is not None
+    content = bytearray(path.read_bytes())
+    content[40:200] = bytes(160)
+    path.write_bytes(content)
+    with pytest.raises(lake.UnreadableSegment, match="nextclick store check"):
+        store.read(offsets)

@@ -1,0 +1,103 @@
+"""What cannot be read: a batch that the broker's disk damaged, and messages mutated in bulk from a seed."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mutated import LIMIT, Message, messages
+from one_worker import PARTITIONS, Site, event
+
+from deploy.kafka import Kafka
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1_800)]
+
+MESSAGES = int(os.environ.get("NEXTCLICK_MUTATED", "50000"))
+SEED = 20261124
+
+
+def test_damaged_batch_stops_the_worker_and_is_counted_once_it_is_passed(own_kafka: Kafka, tmp_path: Path) -> None:
+    """It names partition, offset and remedy; after the remedy all that is sound is stored and the rest is missing."""
+    site = Site(own_kafka.address, tmp_path)
+    try:
+        for first in range(0, 30, 10):
+            site.send(*map(event, range(first, first + 10)))
+        file = own_kafka.data / "log" / f"{site.events}-0" / f"{0:020}.log"
+        content = file.read_bytes()
+        with file.open("r+b") as log:
+            log.seek(content.index(b'"e15"'))
+            log.write(b'"x')
+        assert site.start_only() == 3
+        damaged = int(re.findall(rf"{site.events}-0 from offset (\d+)\.", site.told())[0])
+        assert 10 <= damaged <= 15
+        assert "kafka-delete-records" in site.told()
+        assert "Traceback" not in site.told()
+        site.delete_below(20)
+        site.start()
+        site.settled(stored=damaged + 10, missing=20 - damaged)
+        assert site.stop() == 0
+        assert site.ids() == sorted(f"e{n}" for n in (*range(damaged), *range(20, 30)))
+    finally:
+        site.close()
+
+
+@pytest.fixture
+def site(kafka: str, tmp_path: Path) -> Iterator[Site]:
+    """On the Kafka that all tests share."""
+    made = Site(kafka, tmp_path)
+    yield made
+    made.close()
+
+
+def test_mutated_messages_are_all_accounted_for(site: Site) -> None:
+    """Stored + duplicates + rejected = events in the messages; each dead letter is a message, byte for byte."""
+    sent: dict[tuple[int, int], Message] = {}
+    futures = []
+    for n, message in enumerate(messages(SEED, MESSAGES, int(time.time() * 1000))):
+        partition = zlib.crc32(message.key) % PARTITIONS
+        futures.append(
+            (message, site.producer.send(site.events, key=message.key, value=message.value, partition=partition))
+        )
+        if n % 5_000 == 0 or n == MESSAGES - 1:
+            for one, future in futures:
+                at = future.get(60)
+                sent[at.partition, at.offset] = one
+            futures = []
+    site.start()
+    events = sum(message.events for message in sent.values())
+    site.until(lambda beat: beat["lag"] == 0 and sum(beat["partitions"].values()) >= len(sent))
+    assert site.stop() == 0
+    counts, rows = site.counts(), site.rows("event_id")
+    dead = site.read(site.dead_letters)
+    print(f"\n{len(sent):,} messages hold {events:,} events = {counts['stored']:,} stored + {counts['duplicates']:,} "
+          f"duplicates + {counts['rejected']:,} rejected, in {len(dead):,} dead letters")  # fmt: skip
+    assert counts["stored"] + counts["duplicates"] + counts["rejected"] == events
+    assert len(rows) == len({r[:3] for r in rows}) == counts["stored"]
+    assert all(n < sent[partition, offset].events for partition, offset, n, _ in rows)
+    found, rejected = {}, 0
+    for letter in dead:
+        said = {name: text.decode() for name, text in letter.headers}
+        found[int(said["__connect.errors.partition"]), int(said["__connect.errors.offset"])] = (
+            letter.key,
+            letter.value,
+        )
+        rejected += elements(said.get("x-bad-elements", "0"))
+    assert len(found) == len(dead)
+    assert found == {at: (sent[at].key, sent[at].value) for at in found}
+    assert rejected == counts["rejected"]
+    assert counts["duplicates"] > MESSAGES * 0.02
+    assert 0.1 * events < counts["rejected"] < 0.9 * events
+    assert max(len(message.value) for message in sent.values()) > LIMIT
+    code, told = site.check()
+    assert code == 0, told
+
+
+def elements(ranges: str) -> int:
+    """How many elements `0,3-5` names."""
+    parts = [part.partition("-") for part in ranges.split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in parts)
