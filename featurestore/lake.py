@@ -263,7 +263,7 @@ class Lake:
                 return what(self.cover(above, gone, keys=keys))
         try:
             return what(self.cover(above, gone, keys=keys))
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        except duckdb.Error as error:
             raise UnreadableSegment(
                 f"the lake cannot be read ({str(error).splitlines()[0]}): `nextclick store check` names the file and "
                 "what to do"
