@@ -15,6 +15,8 @@ from aiokafka import errors
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams import fetched
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stretch:
@@ -204,6 +206,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await super().on_start()
+        fetched.make_small(self._ensure_consumer())
         transport = self.consumer.transport
         transport.heard_s = time.monotonic()
 

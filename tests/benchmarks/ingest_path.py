@@ -112,7 +112,7 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
                 "events": events, "seconds": wall, "cpu_s": cpu, "threads_s": threads, "stored": rows,
                 "duplicates": sum(part.open.duplicates for part in taken.parts.values()),
                 "rejected": sum(part.open.rejected for part in taken.parts.values()),
-                "events_a_poll": round(sum(polls) / len(polls)), "rss_mb": rss_mb(),
+                "busy_s": taken.busy.s, "events_a_poll": round(sum(polls) / len(polls)), "rss_mb": rss_mb(),
             }), flush=True)  # fmt: skip
             os._exit(0)
 
