@@ -22,7 +22,12 @@ from streams.connection import Connection, Mechanism
 VERSION = "4.3.1"
 POM = Path(__file__).with_name("kafka-pom.xml")
 HEAP = "512m"
+TRIES = 3
 STARTED = b"Kafka Server started"
+
+
+class PortTaken(BrokerError):
+    """Something else listens on one of its ports, and did not a moment ago: choose another --port, or 0."""
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +81,15 @@ def start(port: int, data: Path, host: str = "127.0.0.1", guard: Guard | None = 
     """Start Kafka on `port` (0: a free one) with its data in `data`; returns when it is ready."""
     if reason := missing():
         raise BrokerError(f"a real Kafka cannot be started here: {reason}")
-    port = port or broker.free_port(host)
+    for _ in range(0 if port else TRIES - 1):  # between looking and listening another may have taken a port
+        try:
+            return _start(broker.free_port(host), data, host, guard)
+        except PortTaken:
+            continue
+    return _start(port or broker.free_port(host), data, host, guard)
+
+
+def _start(port: int, data: Path, host: str, guard: Guard | None) -> Kafka:
     broker.require_free(host, port)
     folder = jars()
     data.mkdir(parents=True, exist_ok=True)
@@ -98,8 +111,9 @@ def start(port: int, data: Path, host: str = "127.0.0.1", guard: Guard | None = 
     try:
         return broker.wait_ready(kafka, ready)
     except BrokerError as error:
-        tail = _since(log, seen)[-1500:].decode(errors="replace")
-        raise BrokerError(f"{error}; the end of {log}:\n{tail}") from error
+        said = _since(log, seen)
+        kind = PortTaken if b"Address already in use" in said else BrokerError
+        raise kind(f"{error}; the end of {log}:\n{said[-1500:].decode(errors='replace')}") from error
 
 
 def jars() -> Path:

@@ -206,11 +206,13 @@ def build(
     bridge = transport.Transport(app.conf.broker, app, loop=None)
     bridge.event_topics = frozenset(settings.events)
 
-    async def adopt(partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
+    async def adopt(
+        partitions: set[TP], bounds: Mapping[TP, tuple[int, int]], still: Callable[[], bool]
+    ) -> dict[TP, int]:
         if partitions - ingest_.parts.keys():
-            while not await same_logs(settings, ingest_.log_ids):
-                await asyncio.sleep(1)
-        return await ingest_.adopt(partitions, bounds)
+            while still() and not await same_logs(settings, ingest_.log_ids):
+                await asyncio.sleep(0.2)
+        return await ingest_.adopt(partitions, bounds) if still() else {}  # locks are fair: a revoke comes after it
 
     async def unreadable(positions: Mapping[TP, int], why: str) -> None:
         await settle()

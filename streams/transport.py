@@ -7,15 +7,18 @@ after every assignment, twice), `_new_offset` and `_add_gap` (the group's offset
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
 from aiokafka import errors
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import fetched
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +37,13 @@ Poll = dict[TP, Stretch]
 class Starts(Protocol):
     """Who knows where a partition's reading starts."""
 
-    async def adopt(self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]]) -> dict[TP, int]:
-        """Own these partitions (some perhaps already) and say the offset to read each from; bounds: first, end."""
+    async def adopt(
+        self, partitions: set[TP], bounds: Mapping[TP, tuple[int, int]], still: Callable[[], bool]
+    ) -> dict[TP, int]:
+        """Own these partitions (some perhaps already) and say the offset to read each from; bounds: first, end.
+
+        Nothing where they are not `still` assigned when their turn comes: another assignment follows.
+        """
 
     async def unreadable(self, positions: Mapping[TP, int], why: str) -> None:
         """What lies behind one of these offsets cannot be read: does not return."""
@@ -47,6 +55,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
+        self.revocations = 0  # tells whether what was assigned when one began to wait is assigned still
         self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
         self._expired: set[TP] = set()  # where Kafka dropped records ahead of us, until a poll tells it
 
@@ -131,14 +140,32 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if not self._ours(tp):
             super().on_buffer_full(tp)
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.revocations += 1  # before anybody who waits for it is told
+        await super().on_partitions_revoked(revoked)
+
     async def perform_seek(self) -> None:
+        before = self.revocations
+
+        def still() -> bool:
+            return self.revocations == before and not self.app.should_stop
+
+        try:
+            await self._seek_ours(still)
+        except errors.IllegalStateError:
+            if still():
+                raise
+            log.info("Partitions were revoked while their reading began; their next owner begins it.")
+
+    async def _seek_ours(self, still: Callable[[], bool]) -> None:
         await super().perform_seek()  # other topics: the committed offset
         ours = {tp for tp in self.assignment() if self._ours(tp)}
         if not ours:
             return
         first = await self.earliest_offsets(*ours)
         ends = await self.highwaters(*ours)
-        positions = await self.transport.starts.adopt(ours, {tp: (first[tp] or 0, ends[tp] or 0) for tp in ours})
+        bounds = {tp: (first[tp] or 0, ends[tp] or 0) for tp in ours}
+        positions = await self.transport.starts.adopt(ours, bounds, still)
         await self.seek_wait(positions)
         for tp, offset in positions.items():
             self._fetched_to[tp] = offset

@@ -1,0 +1,94 @@
+"""Sends events at a rate that may change; one that was not acknowledged is sent again under the same event_id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import aiokafka
+
+OUTSTANDING = 5_000  # events that may wait for their acknowledgement
+ANSWER_S = 4.0  # then an event counts as not acknowledged
+TICK_S = 0.02
+
+
+class Source:
+    """A producer in a thread of its own. Shares no code with the product's."""
+
+    def __init__(self, address: str, topic: str, *, rate: float, users: int, back_ms: int, seed: int) -> None:
+        self.address, self.topic, self.rate, self.users, self.back_ms = address, topic, rate, users, back_ms
+        self.sent = self.acked = self.again = 0
+        self.newest: deque[tuple[bytes, bytes]] = deque(maxlen=64)  # acknowledged
+        self.repeat = threading.Event()  # set: send the newest once more, as who did not hear of its acknowledgement
+        self._chance, self._stop, self._killed = random.Random(seed), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="source")
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send no more; returns when all that was sent is acknowledged."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def kill(self) -> None:
+        """End, whatever was acknowledged."""
+        self._killed.set()
+        self.stop()
+
+    def event(self) -> tuple[bytes, bytes]:
+        """The next one: key and value. A fifth lies a little behind its sending."""
+        chance, number = self._chance, self.sent
+        user = f"u{chance.randrange(self.users)}"
+        back_ms = chance.randrange(self.back_ms) if self.back_ms and chance.random() < 0.2 else 0
+        said = {"event_id": f"e{number}", "type": "purchase" if chance.random() < 0.02 else "view", "user_id": user,
+                "ts": int(time.time() * 1000) - back_ms, "item_id": f"i{chance.randrange(31)}"}  # fmt: skip
+        return user.encode(), json.dumps(said).encode()
+
+    async def _run(self) -> None:
+        self._producer = await self._started()
+        waiting: set[asyncio.Task[None]] = set()
+        due, last_s = 0.0, time.monotonic()
+        while not self._stop.is_set():
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            due, last_s = min(due + (now_s - last_s) * self.rate, self.rate), now_s
+            if self.repeat.is_set():
+                self.repeat.clear()
+                self.again += len(self.newest)
+                waiting |= {asyncio.create_task(self._deliver(*one, fresh=False)) for one in list(self.newest)}
+            while due >= 1 and len(waiting) < OUTSTANDING:
+                due -= 1
+                one = self.event()
+                self.sent += 1
+                waiting.add(asyncio.create_task(self._deliver(*one)))
+            waiting = {task for task in waiting if not task.done()}
+        while waiting and not self._killed.is_set():
+            await asyncio.wait(waiting, timeout=0.5)
+            waiting = {task for task in waiting if not task.done()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait_for(self._producer.stop(), ANSWER_S)
+
+    async def _deliver(self, key: bytes, value: bytes, fresh: bool = True) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._producer.send_and_wait(self.topic, value, key=key), ANSWER_S)
+                break
+            except (TimeoutError, aiokafka.errors.KafkaError):
+                self.again += 1
+                await asyncio.sleep(0.1)
+        self.acked += fresh
+        self.newest.append((key, value))
+
+    async def _started(self) -> Any:
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=self.address, acks="all", linger_ms=20)
+        await producer.start()
+        return producer
