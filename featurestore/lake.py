@@ -258,10 +258,10 @@ class Lake:
     ) -> T:
         """What a reader makes of a cover; of a new one where `forget` took a file of the first away meanwhile."""
         gone = frozenset(forgotten)
-        for _ in range(READS):
-            with contextlib.suppress(duckdb.IOException, FileNotFoundError):
-                return what(self.cover(above, gone, keys=keys))
         try:
+            for _ in range(READS):
+                with contextlib.suppress(duckdb.IOException, FileNotFoundError):
+                    return what(self.cover(above, gone, keys=keys))
             return what(self.cover(above, gone, keys=keys))
         except duckdb.Error as error:
             raise UnreadableSegment(

@@ -18,7 +18,7 @@ from featurestore import database, migrations
 from featurestore.events import COLUMNS, Row, from_record, to_columns
 from featurestore.lake import SCHEMA, PartitionKey
 
-__all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion"]
+__all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion", "UnreadableStore"]
 
 _NAMES = ", ".join(f'"{name}"' for name, _ in COLUMNS)
 _SESSIONS = pa.schema([("user_id", pa.string()), ("session_id", pa.string())])
@@ -30,6 +30,10 @@ class OffsetsWentBack(RuntimeError):
 
 class StoreFromNewerVersion(RuntimeError):
     """The store was written by a newer version: run that one, or remove the file and let it be restored."""
+
+
+class UnreadableStore(RuntimeError):
+    """A store file is damaged: remove it, it comes back from the lake and Kafka."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -56,9 +60,16 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.keep_ms = keep_ms
-        self._con = database.connect(path)
-        self._migrate()
-        self._progress = self._read_progress()
+        try:
+            self._con = database.connect(path)
+            self._migrate()
+            self._progress = self._read_progress()
+        except duckdb.Error as error:
+            if "lock" in str(error):  # another process has it
+                raise
+            raise UnreadableStore(
+                f"{path} cannot be read ({str(error).splitlines()[0]}): remove it, it comes back from the lake and Kafka"
+            ) from error
 
     def close(self) -> None:
         """Close the file; it can then be read with plain SQL."""

@@ -14,7 +14,7 @@ from deploy.cli import bench, cadence, check, config, erasure, feed, models, pro
 EXPECTED = frozenset({
     "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "NotSent", "CorruptVersion",
     "TopicUnusable", "NotLetIn", "NotDelivered", "BadEvent", "LogBehindProgress", "StoreFromNewerVersion",
-    "NothingThere", "KafkaError",
+    "NothingThere", "KafkaError", "UnreadableStore", "UnreadableSegment",
 })  # fmt: skip
 REMEDIES = {  # errors of other people's making whose message lacks what to do
     "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "
