@@ -187,21 +187,26 @@ class Lake:
         """
         merged = 0
         for key in self.keys():
-            self._clean(key, older_than_ms, now_ms)
-            whole, _, _ = chain(segments.listed(self._path(key), key), -1)
-            run: list[Segment] = []
-            size = 0
-            for segment in [*whole, None]:
-                rows = 0
-                if segment is not None and segments.age_ms(segment.path, now_ms) >= older_than_ms:
-                    rows = int(pq.read_metadata(segment.path).num_rows)
-                    if rows < FULL and size + rows <= 2 * FULL:
-                        run.append(segment)
-                        size += rows
-                        continue
-                merged += self._merge(key, run)
-                fits = segment is not None and 0 < rows < FULL
-                run, size = ([segment], rows) if segment is not None and fits else ([], 0)
+            with contextlib.suppress(FileNotFoundError, duckdb.IOException):  # another one removed a file: next time
+                merged += self._compact(key, older_than_ms, now_ms)
+        return merged
+
+    def _compact(self, key: PartitionKey, older_than_ms: int, now_ms: int) -> int:
+        self._clean(key, older_than_ms, now_ms)
+        whole, _, _ = chain(segments.listed(self._path(key), key), -1)
+        run: list[Segment] = []
+        merged = size = 0
+        for segment in [*whole, None]:
+            rows = 0
+            if segment is not None and segments.age_ms(segment.path, now_ms) >= older_than_ms:
+                rows = int(pq.read_metadata(segment.path).num_rows)
+                if rows < FULL and size + rows <= 2 * FULL:
+                    run.append(segment)
+                    size += rows
+                    continue
+            merged += self._merge(key, run)
+            fits = segment is not None and 0 < rows < FULL
+            run, size = ([segment], rows) if segment is not None and fits else ([], 0)
         return merged
 
     def expire(self, keep_ms: int) -> int:
@@ -212,13 +217,20 @@ class Lake:
         for key in cover.end:
             known = cover.progress.get(key)
             limit = (newest if key.topic == HISTORY or known is None else known.mature_ms) - keep_ms
-            for segment in [s for s in cover.segments if s.key == key][:-1]:  # the last one tells where we are
-                if segments.newest_ms(segment.path) >= limit:
-                    break
-                for other in segments.listed(self._path(key), key):
-                    if other.last <= segment.last:
-                        other.path.unlink(missing_ok=True)
-                        removed += 1
+            leading = [s for s in cover.segments if s.key == key][:-1]  # the last one tells where we are
+            with contextlib.suppress(FileNotFoundError):  # another one removed a file: next time
+                removed += self._expire(key, leading, limit)
+        return removed
+
+    def _expire(self, key: PartitionKey, leading: list[Segment], limit_ms: int) -> int:
+        removed = 0
+        for segment in leading:
+            if segments.newest_ms(segment.path) >= limit_ms:
+                break
+            for other in segments.listed(self._path(key), key):
+                if other.last <= segment.last:
+                    other.path.unlink(missing_ok=True)
+                    removed += 1
         return removed
 
     def forget(self, users: Iterable[str]) -> int:
@@ -230,10 +242,11 @@ class Lake:
         for key in self.keys():
             for segment in segments.listed(self._path(key), key):
                 seen = (segments.age_ms(segment.path, 0), names)
-                if self._checked.get(segment.path) != seen and self._rewrite(segment, names):
-                    rewritten += 1
-                else:
-                    checked[segment.path] = seen
+                with contextlib.suppress(FileNotFoundError, duckdb.IOException):  # merged meanwhile: next time
+                    if self._checked.get(segment.path) != seen and self._rewrite(segment, names):
+                        rewritten += 1
+                    else:
+                        checked[segment.path] = seen
             for path in self._path(key).glob(".*.tmp"):
                 if segments.age_ms(path, int(time.time() * 1000)) >= DEAD_MS:  # its writer died over it
                     path.unlink(missing_ok=True)

@@ -60,10 +60,7 @@ class LakeProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnreadableSegment(OSError):
-    """A segment cannot be read, or not read back after it was written: `nextclick store check` names it and what to do.
-
-    Nothing was dropped.
-    """
+    """A segment cannot be written, read back or read; nothing was dropped. The message names the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +97,8 @@ def write(segment: Segment, table: pa.Table, progress: LakeProgress | None, writ
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise UnreadableSegment(f"{path} could not be written ({error}): make room on that disk") from error
     finally:
         temporary.unlink(missing_ok=True)
     disk.sync(path.parent)

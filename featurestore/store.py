@@ -68,7 +68,7 @@ class Store:
             if "lock" in str(error):  # another process has it
                 raise
             raise UnreadableStore(
-                f"{path} cannot be read ({str(error).splitlines()[0]}): remove it, it comes back from the lake and Kafka"
+                f"{path} cannot be read ({str(error).splitlines()[0]}): remove it, the lake and Kafka give it back"
             ) from error
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ class Site:
         self.said |= {"shared": str(folder / "shared"), "store.folder": str(folder / "store"), "worker": "w"}
         self.said |= {name.replace("__", "."): value for name, value in more.items()}
         self.http = f"127.0.0.1:{free_port()}"
+        self.shared = Path(self.said["shared"])
         self.address, self.folder, self.output = address, folder, folder / "w.log"
         self.events, self.dead_letters = self.said["topics.events"], self.said["topics.dead_letters"]
         self.admin = KafkaAdminClient(bootstrap_servers=address)
@@ -81,7 +82,7 @@ class Site:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.output.open("ab") as log:
-            command = [sys.executable, "-m", "deploy.worker", *self.options(), "--set", f"http={self.http}"]
+            command = [sys.executable, "-m", "deploy.cli", "worker", *self.options(), "--set", f"http={self.http}"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         return self.process
 
@@ -124,7 +125,7 @@ class Site:
     def rows(self, columns: str) -> list[tuple[Any, ...]]:
         """Partition, offset, n and some columns of every row, by the readers' rule: by (first, −last), read above."""
         parts = defaultdict(list)
-        for path in (self.folder / "shared").glob(f"events/t={self.events}*/p=*/*.parquet"):
+        for path in self.shared.glob(f"events/t={self.events}*/p=*/*.parquet"):
             first, last = path.stem.split(".")[0].split("-")
             parts[path.parent].append((int(first), -int(last), path))
         rows: list[tuple[Any, ...]] = []
@@ -146,7 +147,7 @@ class Site:
     def counts(self) -> dict[str, int]:
         """The counts beside the lake's segments, added up."""
         total: dict[str, int] = defaultdict(int)
-        for file in (self.folder / "shared").glob("events/t=*/p=*/progress.json"):
+        for file in self.shared.glob("events/t=*/p=*/progress.json"):
             for name, count in json.loads(file.read_text()).items():
                 total[name] += count
         return total
