@@ -18,6 +18,7 @@ HEALTHY_S = 60.0  # up this long: the next restart is prompt again
 STOP_S = 9.0
 HOPELESS = 5  # failures in a row
 WORDS = 600  # characters of a last line that are repeated
+LEAKS = re.compile(r"nanobind: | - |See https://nanobind")  # what DuckDB's binding says behind the reason
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # what colours and hides on a terminal
 
 
@@ -114,5 +115,5 @@ def last_words(output: Path) -> str:
         text = ESCAPES.sub("", output.read_bytes()[-4096:].decode(errors="replace"))
     except OSError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not LEAKS.match(line)]
     return f"Its last words: {lines[-1][:WORDS]} ({output})" if lines else ""

@@ -20,12 +20,12 @@ from faust.types import TP
 from kafka import errors
 
 from featurestore import segments
-from streams import codec, connection, ingest, score, topics, transport
+from streams import codec, connection, ingest, score, topics, transport, watchdog
 
 log = structlog.get_logger()
 
 SESSION_TIMEOUT_S = 6.0
-STALLED_S = 60.0
+STALLED_LOOKS = 60  # one a second
 METADATA_MS = 30_000  # how soon a partition that was added is found
 LOGS_S = 30.0  # how often it is asked whether the topics are still the same
 FETCH_BYTES = 256 * 1024  # of a partition at once: bounds a poll, and with it what waits for the scorer in memory
@@ -227,7 +227,7 @@ def build(
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")
     folded = app.channel(maxsize=2)  # a full channel holds ingest back: lag grows, memory does not
-    seen: dict[str, Any] = {"ticks": 0, "done": None}
+    dog = watchdog.Watchdog(limit=STALLED_LOOKS)
 
     @app.agent(events, name="ingest")  # type: ignore[untyped-decorator]
     async def ingest_agent(stream: Any) -> None:
@@ -283,9 +283,7 @@ def build(
         """No progress while there is lag, for a minute that the process ran: stop, a restart may mend it."""
         done = (sum(part.read for part in ingest_.parts.values()), scorer.predictions, scorer.scored_seq)
         lag = any(part.end > part.read for part in ingest_.parts.values())
-        seen["ticks"] = seen["ticks"] + 1 if lag and done == seen["done"] else 0  # a frozen process is not blamed
-        seen["done"] = done
-        if seen["ticks"] > STALLED_S:
+        if dog.stalled(done=done, lag=lag):
             log.error("Stopping: there is lag, and nothing was read or predicted for a minute.", read=done[0])
             os._exit(3)
 

@@ -131,14 +131,14 @@ class Scorer:
         busy = self.ingest.busy
         with busy("predict"):
             interests = await asyncio.get_running_loop().run_in_executor(self.thread, self._run, model, rows, found)
-        while not self.may_emit():  # not heard of by the group for too long: another may own these partitions by now
-            if not self._still_ours(found):
-                break
-            await asyncio.sleep(0.1)
+        await self._heard(found)
         now_ms = int(time.time() * 1000)
         with busy("send"):
             sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
             for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
+                if not self.may_emit():  # a freeze may come between two of them
+                    await self._heard(found)
+                    now_ms = int(time.time() * 1000)
                 if self.ingest.parts.get(tp) is part:
                     value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)
                     sends.append(await self.outlet.prediction(trigger.event.user_id.encode(), value))
@@ -148,6 +148,11 @@ class Scorer:
         self._note_latencies(found)
         self.scored_seq = last
         self.ingest.acknowledged(last)
+
+    async def _heard(self, found: list[Due]) -> None:
+        """Wait while the group has not heard of us for too long: another may own these partitions by now."""
+        while not self.may_emit() and self._still_ours(found):
+            await asyncio.sleep(0.1)
 
     @staticmethod
     def _run(model: Model, rows: list[Row], found: list[Due]) -> list[Any]:

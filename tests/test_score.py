@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from faust.types import TP
@@ -9,7 +11,7 @@ from faust.types import TP
 from featurestore import sessions
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import PartitionKey
-from streams import codec, ingest, score
+from streams import codec, ingest, score, stages
 from trainer.predictor import Interest
 
 TP0 = TP("events", 0)
@@ -112,3 +114,35 @@ def test_small_batches_are_scored_together_and_large_ones_one_by_one() -> None:
     assert score.portion([]) == []
     assert score.portion([small, small, large]) == [small, small]
     assert score.portion([large, small]) == [large]
+
+
+async def test_worker_frozen_between_two_predictions_of_a_batch_keeps_the_second_to_itself() -> None:
+    """Thawed, it waits until it hears of the group, and what is another's by then is not said."""
+    shop = Shop()
+    batch = shop.batch(("ann", 0, {}), ("bob", 1, {}))
+    told: list[bytes] = []
+    heard = [True]
+    taken = SimpleNamespace(
+        waiting=[batch], parts={TP0: shop.part}, busy=stages.Busy(), acknowledged=lambda seq: None
+    )  # fmt: skip
+
+    class Outlet:
+        async def prediction(self, key: bytes, value: bytes | None) -> Any:
+            told.append(key)
+            heard[0] = False  # the freeze; the group hears nothing of us from here on
+            asyncio.get_running_loop().call_later(0.05, taken.parts.clear)  # our word that it was taken from us
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+    class Model:
+        def learn(self, rows: list[Row]) -> None: ...
+
+        def predict(self, open_: list[Any], at_ms: list[int]) -> list[Interest]:
+            return [Interest(s.user_id, s.session_id, [("i9", 0.3)], [], 0.5, None, "model", "v1") for s in open_]
+
+    scorer = score.Scorer(
+        ingest_=taken, model=Model(), outlet=Outlet(), horizon_ms=1, may_emit=lambda: heard[0]  # type: ignore[arg-type]
+    )  # fmt: skip
+    await asyncio.wait_for(scorer.score(), 10)
+    assert told == [b"ann"]

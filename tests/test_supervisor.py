@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from deploy.supervisor import Child, Supervisor
+from deploy.supervisor import Child, Supervisor, last_words
 
 
 def test_child_is_restarted_with_growing_back_off(tmp_path: Path) -> None:
@@ -52,3 +52,12 @@ def test_stop_asks_then_insists(tmp_path: Path) -> None:
         time.sleep(0.02)
     assert not supervisor.stop(within_s=0.5)
     assert said == ["stubborn did not stop within 0.5 s and was killed"]
+
+
+def test_last_words_are_the_reason_not_what_a_binding_says_behind_it(tmp_path: Path) -> None:
+    """A crash in Python is followed by a list of what DuckDB's binding leaked."""
+    output = tmp_path / "worker"
+    said = ["Traceback", "BrokerUnreachable: nobody answers", "nanobind: leaked 1 instances!", ' - leaked type "X"',
+            " - ... skipped remainder", "See https://nanobind.readthedocs.io/en/latest/refleaks.html"]  # fmt: skip
+    output.write_text("\n".join(said))
+    assert "BrokerUnreachable: nobody answers" in last_words(output)
