@@ -199,7 +199,7 @@ def build(
         consumer_max_fetch_size=FETCH_BYTES,
         consumer_metadata_max_age_ms=METADATA_MS,
         broker_session_timeout=SESSION_TIMEOUT_S,
-        broker_heartbeat_interval=1.5,
+        broker_heartbeat_interval=0.5,  # how soon the others hear that one has left
         broker_rebalance_timeout=10,
         broker_request_timeout=15,
     )
