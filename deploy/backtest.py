@@ -81,7 +81,7 @@ def walk(
     beside = Beside(bought=float(known.mean()) if len(known) else 0.5)
     bar = progress("never" if cadence_ms is None else written(cadence_ms), len(rows))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = retrain.Recipe(network=network.NetworkSettings(epochs=settings["epochs"]))
+        recipe = retrain.Recipe(network=network.NetworkSettings(**settings.network()))
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
         model, champion = Predictor.cold(words), None

@@ -17,8 +17,11 @@ from deploy.notation import (
     duration,
     every,
     file,
+    folder,
     listen,
     name,
+    number,
+    number_or_auto,
     one_of,
     path,
     plain,
@@ -26,6 +29,7 @@ from deploy.notation import (
     replicas,
     topic,
     topics,
+    whole,
     words,
 )  # fmt: skip
 from streams.connection import MECHANISMS, PROTOCOLS
@@ -33,7 +37,7 @@ from streams.connection import MECHANISMS, PROTOCOLS
 Clock = Literal["event", "wall", ""]
 Source = Literal["control", "option", "env", "file", "default"]
 ENV_PREFIX = "NEXTCLICK_"
-TUNE_MODES = ("lora", "adalora", "top", "full", "off")
+TUNE_MODES = ("frozen", "lora", "adalora", "top", "full", "off")
 
 
 class SettingsError(ValueError):
@@ -107,6 +111,47 @@ DIALS: tuple[Dial, ...] = (
         help="time between tunings; auto: every cadence on a GPU, else 6h",
     ),
     Dial(name="tune.budget", default="10m", parse=positive, clock="wall", live=True, help="time one tuning may take"),
+    Dial(name="tune.optimiser", default="adamw", parse=one_of(("adamw", "sgd")), help="adamw, or sgd with momentum"),
+    Dial(
+        name="tune.learning_rate",
+        default="auto",
+        parse=number_or_auto(1e-7, 1.0, "5e-4"),
+        help="auto: lora 5e-4, adalora 2e-3, top and full 5e-5; ten times that for sgd",
+    ),
+    Dial(name="tune.schedule", default="linear", parse=one_of(("linear", "cosine", "constant")), help="of that rate"),
+    Dial(
+        name="tune.warmup", default="0.05", parse=number(0, 0.9, "0.05"), help="share of the steps that it rises over"
+    ),
+    Dial(
+        name="tune.batch", default="32", parse=whole(2, 65_536, "32"), help="pairs told apart from each other in a step"
+    ),
+    Dial(name="tune.epochs", default="4", parse=count, help="passes at most; the budget may end them earlier"),
+    Dial(name="tune.weight_decay", default="0.01", parse=number(0, 1, "0.01"), help="of the weights that are trained"),
+    Dial(
+        name="tune.dropout", default="0.05", parse=number(0, 0.9, "0.05"), help="of adapters, or of the trained model"
+    ),
+    Dial(name="tune.rank", default="8", parse=whole(1, 1_024, "8"), help="of lora and adalora"),
+    Dial(name="tune.layers", default="2", parse=whole(1, 1_000, "2"), help="how many of the last layers `top` trains"),
+    Dial(name="tune.frozen", default="", parse=words, help="parts of the names of weights that are not trained"),
+    Dial(name="tune.temperature", default="0.05", parse=number(0.001, 10, "0.05"), help="of the contrastive loss"),
+    Dial(
+        name="tune.validation",
+        default="0.1",
+        parse=number(0, 0.5, "0.1"),
+        help="share of the pairs, the newest, on which early stopping looks",
+    ),
+    Dial(
+        name="tune.patience", default="3", parse=whole(0, 100, "3"), help="looks without gain until it stops; 0: never"
+    ),
+    Dial(
+        name="tune.masked",
+        default="0",
+        parse=number(0, 0.9, "0.2"),
+        help="share of the budget for masked-language warm-up on the window's own texts",
+    ),
+    Dial(name="tune.proximal", default="0", parse=number(0, 1e6, "0.1"), help="pull to what the last tuning made"),
+    Dial(name="tune.replay", default="1", parse=number(0, 100, "1"), help="pairs of before the last tuning a new one"),
+    Dial(name="tune.compile", default="auto", parse=one_of(("auto", "on", "off")), help="auto: on a GPU where it pays"),
     Dial(name="n_min", default="500", parse=count, help="held-out labels a verdict needs"),
     Dial(
         name="epochs",
@@ -114,6 +159,16 @@ DIALS: tuple[Dial, ...] = (
         parse=count,
         help="passes over what is new in one retrain; four times as many in the first",
     ),
+    Dial(
+        name="network.learning_rate",
+        default="0.003",
+        parse=number(1e-6, 1, "0.003"),
+        help="of the network above the text vectors",
+    ),
+    Dial(name="network.dropout", default="0.3", parse=number(0, 0.9, "0.3"), help="of its tokens"),
+    Dial(name="network.replay", default="2", parse=number(0, 100, "2"), help="old cuts a new one in one retrain"),
+    Dial(name="experiments.tensorboard", default="", parse=folder, help="a folder for TensorBoard events; empty: none"),
+    Dial(name="experiments.mlflow", default="", parse=plain, help="an MLflow tracking URI; empty: none"),
     Dial(
         name="encoder",
         default="auto",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from featurestore import window
 from trainer import tuning
 
-Kind = Literal["refresh", "tune"]
+Kind = Literal["refresh", "prepare", "tune"]  # prepare: tune the language model; tune: make and judge a version with it
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,4 +25,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     logs: str
     kind: Kind
     tune: tuning.TuneSettings
-    epochs: int
+    network: dict[str, Any]  # NetworkSettings, whose module would bring torch
+    encoded: str | None = None  # the digest of what `prepare` made
+    tensorboard: str = ""  # a folder for its events
+    mlflow: str = ""  # a tracking URI
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `prepare` came to."""
+
+    reason: str
+    encoded: str | None = None  # the digest of the new encoder

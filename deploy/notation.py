@@ -62,6 +62,42 @@ def replicas(text: str) -> int:
     return -1 if text == "broker" else count(text)
 
 
+def number(low: float, high: float, like: str) -> Callable[[str], float]:
+    """A parser of numbers between two, both allowed."""
+
+    def read(text: str) -> float:
+        try:
+            made = float(text)
+        except ValueError:
+            made = float("nan")
+        if not low <= made <= high:
+            raise ValueError(f"write a number from {low:g} to {high:g}, like {like}")
+        return made
+
+    return read
+
+
+def number_or_auto(low: float, high: float, like: str) -> Callable[[str], float | None]:
+    """The same, or `auto` for None."""
+    return lambda text: None if text == "auto" else number(low, high, like)(text)
+
+
+def whole(low: int, high: int, like: str) -> Callable[[str], int]:
+    """A parser of whole numbers between two, both allowed."""
+
+    def read(text: str) -> int:
+        if not (text.isdigit() and low <= int(text) <= high):
+            raise ValueError(f"write a whole number from {low} to {high}, like {like}")
+        return int(text)
+
+    return read
+
+
+def folder(text: str) -> str:
+    """A folder, absolute; nothing for none."""
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
 def listen(text: str) -> tuple[str, int] | None:
     """Where to listen; None for nowhere."""
     if not text:

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from deploy.job import Job
-from featurestore import lake
-from trainer import network, predictor, registry, retrain, texts
+from deploy.job import Job, Prepared
+from featurestore import lake, window
+from trainer import encoders, experiments, network, predictor, registry, retrain, texts, tuning
 
 log = structlog.get_logger()
 
@@ -29,15 +29,48 @@ def judged(job: Job) -> retrain.Verdict:
 
 def _judged(job: Job) -> retrain.Verdict:
     the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
-    since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
     champion = out.verify(job.champion) if job.champion else None
-    recipe = retrain.Recipe(kind=job.kind, tune=job.tune, network=network.NetworkSettings(epochs=job.epochs))
-    policy, words = msgspec.structs.replace(job.policy, since=since), _texts(job, champion)
+    encoded = str(Path(job.shared) / "encoders" / job.encoded) if job.encoded else None
+    recipe = msgspec.structs.replace(_recipe(job), kind="tune" if job.kind == "tune" else "refresh", encoder=encoded)
+    policy, words = _policy(job), _texts(job, champion)
 
     def run(cover: lake.Cover) -> retrain.Verdict:
         return retrain.run(cover, champion, recipe, policy, int(time.time() * 1000), texts=words, out=out)
 
-    return the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
+    verdict = the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
+    for wrong in verdict.warnings:
+        log.warning("What predictions rest on is not right.", why=wrong)
+    experiments.write(verdict, job.tensorboard, job.mlflow)
+    return verdict
+
+
+def prepared(job: Job) -> Prepared:
+    """Tune the language model and embed the window's texts by it; whether it is any good is judged elsewhere."""
+    the_lake, out = lake.Lake(Path(job.shared), job.name), registry.Registry(Path(job.shared))
+    words = _texts(job, out.verify(job.champion) if job.champion else None)
+    if words.encoder is None:
+        return Prepared(reason="nothing to tune: no language model")
+    encoder, recipe, policy = words.encoder, _recipe(job), _policy(job)
+    learnt = the_lake.read(lambda cover: retrain.lessons(cover, recipe, policy, encoder), forgotten=job.forgotten)
+    if len(learnt.new) < job.policy.n_min:
+        return Prepared(reason=f"too few labels: {len(learnt.new)} new pairs, {job.policy.n_min} needed")
+    path = tuning.tune(encoder, learnt, job.tune, Path(job.shared) / "encoders")
+    made = texts.Texts(path, Path(job.shared), f"{job.name}-tuning")
+    made.vectors(learnt.texts)
+    made.save()
+    told = tuning.told(path)
+    if told is not None:
+        experiments.write_tuning(told, made.digest, job.tensorboard)
+    return Prepared(encoded=made.digest, reason=f"tuned on {len(learnt.new)} new pairs")
+
+
+def _recipe(job: Job) -> retrain.Recipe:
+    return retrain.Recipe(tune=job.tune, network=msgspec.convert(job.network, network.NetworkSettings))
+
+
+def _policy(job: Job) -> window.WindowPolicy:
+    since = {lake.PartitionKey(t, int(p)): n for t, _, p, n in ((*k.rpartition("|"), n) for k, n in job.since.items())}
+    return msgspec.structs.replace(job.policy, since=since)
 
 
 def _loads(job: Job) -> bool:
@@ -50,5 +83,5 @@ def _loads(job: Job) -> bool:
 
 
 def _texts(job: Job, champion: Path | None) -> texts.Texts:
-    encoder = texts.encoder_of(champion, Path(job.shared), job.encoder)
+    encoder = encoders.encoder_of(champion, Path(job.shared), job.encoder)
     return texts.Texts(encoder, Path(job.shared), f"{job.name}-trainer")

@@ -40,6 +40,11 @@ __all__ = [
     "from_arguments", "instant", "loopback", "pairs", "parsed", "written",
 ]  # fmt: skip
 OTHER_ENV = {"NEXTCLICK_CACHE", "NEXTCLICK_REQUIRE_KAFKA", "NEXTCLICK_CONFIG"}  # read elsewhere
+TUNED = (
+    "optimiser", "learning_rate", "schedule", "warmup", "batch", "epochs", "weight_decay", "dropout", "rank", "layers",
+    "frozen", "temperature", "validation", "patience", "masked", "proximal", "replay", "compile",
+)  # fmt: skip
+NETWORK = ("learning_rate", "dropout", "replay")
 TOPIC_NAMES = ("items", "dead_letters", "predictions", "control", "state")
 
 
@@ -233,7 +238,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         from trainer.tuning import TuneSettings
 
         mode = {} if self["tune"] == "off" else {"mode": self["tune"]}
-        return TuneSettings(budget_ms=self["tune.budget"], **mode)
+        said = {name: self[f"tune.{name}"] for name in TUNED}
+        return TuneSettings(budget_ms=self["tune.budget"], alpha=2 * said["rank"], **mode, **said)
+
+    def network(self) -> dict[str, Any]:
+        """How the network above the text vectors is made and trained, as its settings' plain values."""
+        return {"epochs": self["epochs"]} | {name: self[f"network.{name}"] for name in NETWORK}
 
     def tune_every_ms(self) -> int:
         """Time between tunings; auto: every cadence where torch sees a GPU, else six hours."""

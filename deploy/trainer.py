@@ -1,10 +1,8 @@
-"""The trainer process: one leads, others stand by; each retrain runs in a process of its own at the lowest priority."""
+"""The trainer process: one leads, others stand by; retrains, and tunings beside them, run in processes of their own."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import multiprocessing
 import os
 import signal
 import sys
@@ -21,41 +19,20 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import ending, health, logs
+from deploy import child, ending, health, logs
 from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
 from streams import control, topics
-from trainer import cadence, registry, texts
+from trainer import cadence, encoders, experiments, registry
 
 log = structlog.get_logger()
 
 TICK_S = 1.0
-LIMIT_S = 1_800.0  # of one retrain at the lowest priority beside other work, what a tuning takes for itself apart
 COMPACT_AFTER_MS = 600_000
 VERDICTS = ("retrain.judged", "retrain.rejected")  # rejected: with the report of a candidate that leaves no version
 
-Verdict = dict[str, Any]  # a trainer.retrain.Verdict as plain values: its module stays outside this process
-
-
-def work(job: Job, answer: Any) -> None:
-    """Run one retrain and send the verdict back as JSON; lowest priority, one thread."""
-    os.nice(19)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    logs.configure(job.logs)
-    from deploy import retraining  # with it torch and half a gigabyte: in this process only
-
-    answer.send_bytes(msgspec.json.encode(retraining.judged(job)))
-
-
-def end_with_parent() -> None:
-    """On Linux this process ends with the trainer that started it, however that ended: nobody waits for its verdict."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        parent = multiprocessing.parent_process()
-        if parent is None or os.getppid() != parent.pid:
-            os._exit(1)
+Verdict = child.Answer  # a trainer.retrain.Verdict
 
 
 class StoodDown(Exception):
@@ -75,7 +52,9 @@ class Trainer:
         self.unusable: set[str] = set()
         self.leading, self.busy = threading.Event(), threading.Lock()
         self.files = threading.Lock()  # whoever takes the lake's files away
-        self.process: Any = None
+        self.retraining, self.tuning = child.Child(), child.Child()
+        self.preparing: threading.Thread | None = None
+        self.encoded: str | None = None  # a tuned language model that waits for its judgement
         self.retrains: Counter[str] = Counter()  # by what came of them
 
     def lead(self) -> None:
@@ -87,8 +66,8 @@ class Trainer:
     def stand_by(self) -> None:
         """Retrain no more: a retrain that runs is ended and nothing is said of it."""
         self.leading.clear()
-        if self.process is not None:
-            self.process.kill()
+        for running in (self.retraining, self.tuning):
+            running.kill()
         log.info("Standing by.", trainer=self.settings.worker)
 
     def heard(self, entry: control.Entry) -> None:
@@ -97,6 +76,8 @@ class Trainer:
             self.answered.add(str(entry.data.get("asked")))
         elif entry.kind in VERDICTS and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
             self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
+        elif entry.kind == "tuning.failed":
+            self.tuned(entry.at_ms)
         elif entry.kind == "version.published" and self.last_tune_ms is None:
             self.tuned(entry.at_ms)  # the first tuning comes a cadence of its own after the first version
 
@@ -128,19 +109,27 @@ class Trainer:
                 last_start_ms=self.last_start_ms,
                 last_tune_ms=self.last_tune_ms,
                 champion=state.champion is not None,
+                tuning=self.preparing is not None and self.preparing.is_alive(),
+                tuned=self.encoded is not None,
                 asked=state.asked is not None and state.asked.id not in self.answered,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
                 paused_by=state.pause.by if state.pause else "",
             )
-            decision = cadence.due(known, settings.cadence_policy(), now_ms)
+            policy = settings.cadence_policy()
+            decision = cadence.due(known, policy, now_ms)
+            if decision.kind == "prepare":
+                self.preparing = threading.Thread(target=self.prepare, args=(settings, now_ms), daemon=True)
+                self.preparing.start()
+                decision = cadence.due(msgspec.structs.replace(known, tuning=True), policy, now_ms)
             if decision.kind is not None:
                 self.last_start_ms = now_ms
                 if state.asked is not None:
                     self.answered.add(state.asked.id)
                 verdict = self.lead_one(settings, decision.kind, decision.reason)
-                if decision.kind == "tune" and (verdict is None or (verdict["metrics"] and not verdict["accepted"])):
-                    self.tuned(now_ms)  # the same labels may still be worth a refresh
-                    self.lead_one(settings, "refresh", "the tuned one did not pass")
+                if decision.kind == "tune":
+                    self.encoded = None
+                    if verdict is None or not verdict["accepted"]:
+                        self.lead_one(settings, "refresh", "the tuned one did not pass")
         except StoodDown:
             log.info("A retrain was dropped: another trainer leads, or this one stops.", trainer=self.settings.worker)
         except Exception:
@@ -161,14 +150,41 @@ class Trainer:
         finally:
             self.files.release()
 
+    def prepare(self, settings: dials.Settings, now_ms: int) -> None:
+        """Have a language model tuned; meanwhile retrains go on. Too few labels are no tuning: it is tried again."""
+        try:
+            answer = self._in_a_process(self.job(settings, "prepare"))
+            if not self.leading.is_set():
+                return
+            if isinstance(answer, str):
+                log.error("A tuning of the language model failed.", why=answer)
+                told = {"kind": "tune", "why": "a tuning of the language model is due", "reason": answer}
+                self.writer.append("tuning.failed", told, by=settings.worker)
+                self.tuned(now_ms)
+                return
+            log.info("The language model was prepared.", **answer)
+            self.encoded = answer["encoded"]
+            if self.encoded is not None:
+                self.tuned(now_ms)
+        except Exception:
+            log.exception("Stopping: a tuning could not be led to its end.")
+            os._exit(3)
+
+    def job(self, settings: dials.Settings, kind: Kind) -> Job:
+        """What the process of one retrain or tuning needs."""
+        state = self.following.state
+        return Job(
+            shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
+            since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
+            logs=settings["logs"], kind=kind, tune=settings.tuning(), network=settings.network(),
+            encoded=self.encoded if kind == "tune" else None, tensorboard=settings["experiments.tensorboard"],
+            mlflow=settings["experiments.mlflow"],
+        )  # fmt: skip
+
     def lead_one(self, settings: dials.Settings, kind: Kind, why: str) -> Verdict | None:
         """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
         state = self.following.state
-        job = Job(
-            shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
-            since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
-            logs=settings["logs"], kind=kind, tune=settings.tuning(), epochs=settings["epochs"],
-        )  # fmt: skip
+        job = self.job(settings, kind)
         begun = {"kind": kind, "why": why, "champion": state.champion}
         begun |= {"asked": state.asked.id} if state.asked is not None else {}
         self.writer.append("retrain.started", begun, by=settings.worker)
@@ -199,27 +215,10 @@ class Trainer:
         except (registry.UnknownVersion, OSError, KeyError, msgspec.MsgspecError):
             return {}
 
-    def _in_a_process(self, job: Job) -> Verdict | str:
-        """The verdict, or why there is none."""
-        within_s = limit_s(job.kind, job.tune.budget_ms)
-        mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-        process = multiprocessing.get_context("spawn").Process(target=work, args=(job, theirs), daemon=True)
-        process.start()
-        self.process = process
-        if not self.leading.is_set():  # it was lost while the process started
-            process.kill()
-        theirs.close()
-        try:
-            if mine.poll(within_s):
-                return msgspec.json.decode(mine.recv_bytes(), type=Verdict)
-            return f"it took longer than {within_s:.0f} s and was stopped"
-        except EOFError:
-            process.join()
-            return f"its process ended with code {process.exitcode}"
-        finally:
-            mine.close()
-            process.kill()
-            process.join()
+    def _in_a_process(self, job: Job) -> child.Answer | str:
+        """What came of it, or why nothing did."""
+        where = self.tuning if job.kind == "prepare" else self.retraining
+        return where.run(job, self.leading)
 
     def upkeep(self, settings: dials.Settings) -> None:
         """Merge old segments; let old ones, old versions and what belonged to them go."""
@@ -230,33 +229,31 @@ class Trainer:
         state = self.following.state
         kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
         gone = [f"versions/{v}" for v in self.registry.prune(settings["models.keep"], kept)]
-        gone += self.registry.sweep({self.encoder_digest}, 1000 * int(limit_s("tune", settings["tune.budget"])), now_ms)
+        used = {self.encoder_digest, *([self.encoded] if self.encoded is not None else [])}
+        gone += self.registry.sweep(used, 1000 * int(child.limit_s("prepare", settings["tune.budget"])), now_ms)
         if gone:
             log.info("Removed what no kept version needs.", gone=gone)
 
     @functools.cached_property
     def encoder_digest(self) -> str:
         """Of the encoder that the settings name: workers without a champion use it."""
-        return texts.digest(self.settings.encoder())
+        return encoders.digest(self.settings.encoder())
 
     def status(self) -> dict[str, Any]:
         """How this trainer is, for its web server."""
         state = self.following.state
         return {
             "trainer": self.settings.worker, "at_ms": int(time.time() * 1000), "leading": self.leading.is_set(),
-            "busy": self.busy.locked(), "champion": state.champion,
+            "busy": self.busy.locked(), "tuning": self.preparing is not None and self.preparing.is_alive(),
+            "champion": state.champion,
             "versions": len(state.versions), "retrains": dict(self.retrains),
             "paused_until_ms": state.pause.until_ms if state.pause else None, "last_start_ms": self.last_start_ms,
         }  # fmt: skip
 
 
-def limit_s(kind: str, budget_ms: int) -> float:
-    """How long one retrain may take until it is stopped; a tuning takes its budget on top."""
-    return LIMIT_S + (budget_ms / 1000 if kind == "tune" else 0)
-
-
 def run(settings: dials.Settings, stop: threading.Event) -> None:
     """Follow the control log; while this process leads, let the scheduler tick the cadence."""
+    experiments.require(settings["experiments.tensorboard"], settings["experiments.mlflow"])
     told = health.serve(settings)
     names = settings.topics()
     topics.ensure(settings.kafka, names)

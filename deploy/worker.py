@@ -23,7 +23,7 @@ from deploy import settings as dials
 from featurestore import lake, store
 from featurestore.events import Row
 from streams import app, beats, control, ingest, score, topics
-from trainer import predictor, registry, texts
+from trainer import encoders, predictor, registry, texts
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class Models:
     def warmed(self, version: str) -> predictor.Predictor:
         """A version, verified, loaded and brought up to what the lake knows."""
         path = self.registry.verify(version)
-        encoder = texts.encoder_of(path, self.texts.shared, self.texts.encoder)
+        encoder = encoders.encoder_of(path, self.texts.shared, self.texts.encoder)
         same = encoder == self.current.texts.encoder
         words = self.current.texts if same else texts.Texts(encoder, self.texts.shared, self.texts.writer)
         words.load()

@@ -111,6 +111,11 @@ def _failed(state: ControlState, entry: Entry) -> dict[str, Any]:
     return _verdict(state, msgspec.structs.replace(entry, data=failed))
 
 
+def _tuning_failed(state: ControlState, entry: Entry) -> dict[str, Any]:
+    """It ran beside the retrains: one that runs now goes on."""
+    return {**_failed(state, entry), "running": state.running}
+
+
 _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
     "champion.changed": _champion,
     "model.promote": _by_hand,
@@ -126,6 +131,7 @@ _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
     "retrain.judged": _verdict,
     "retrain.rejected": _verdict,
     "retrain.failed": _failed,
+    "tuning.failed": _tuning_failed,
     "version.published": lambda s, e: {"versions": (*s.versions, e.data["version"])},
     "forget": lambda s, e: {"forgotten": s.forgotten | {e.data["user_id"]}},
 }

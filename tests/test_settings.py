@@ -106,3 +106,25 @@ def test_store_inside_shared_is_refused(tmp_path: Path) -> None:
 def test_durations_are_read_and_written(text: str, ms: int) -> None:
     """A duration survives the round trip."""
     assert (duration(text), written(ms)) == (ms, "1d" if text == "24h" else text)
+
+
+def test_the_knobs_of_a_tuning_are_settings() -> None:
+    """Each reaches the tuning, and a value out of its range is said with the range."""
+    said = {
+        "tune": "full", "tune.optimiser": "sgd", "tune.learning_rate": "0.01", "tune.schedule": "cosine",
+        "tune.batch": "64", "tune.epochs": "9", "tune.weight_decay": "0.1", "tune.dropout": "0.2", "tune.patience": "0",
+        "tune.validation": "0.3", "tune.frozen": "embeddings,layer.0", "tune.masked": "0.5", "tune.proximal": "2",
+    }  # fmt: skip
+    made = Settings.load(said).tuning()
+    assert (made.mode, made.optimiser, made.learning_rate, made.schedule) == ("full", "sgd", 0.01, "cosine")
+    assert (made.batch, made.epochs, made.weight_decay, made.dropout, made.patience) == (64, 9, 0.1, 0.2, 0)
+    assert (made.validation, made.frozen, made.masked, made.proximal) == (0.3, ("embeddings", "layer.0"), 0.5, 2.0)
+    assert Settings.load().tuning().learning_rate is None
+    for name, text, remedy in (
+        ("tune.learning_rate", "fast", "write a number from 1e-07 to 1, like 5e-4"),
+        ("tune.optimiser", "adam", "write one of adamw, sgd"),
+        ("tune.validation", "0.9", r"write a number from 0 to 0\.5"),
+        ("tune.batch", "1", "write a whole number from 2 to"),
+    ):
+        with pytest.raises(SettingsError, match=rf"{name} = '{text}' \(from option\) cannot be used: {remedy}"):
+            Settings.load({name: text})

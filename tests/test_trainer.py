@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy import history, retraining, trainer
 from deploy.demo import shop
 from deploy.settings import Settings
 from streams import control
-from trainer import retrain
+from trainer import registry, retrain
 
 
 class Log:
@@ -45,9 +46,13 @@ class Trainer(trainer.Trainer):
         log.on_entry = self.heard
         self.leading.set()
         self.answers, self.jobs = list(answers), list[trainer.Job]()
+        self.tunings: list[Any] = []  # what each `prepare` comes to: its answer, or a function that makes it
 
     def _in_a_process(self, job: trainer.Job) -> trainer.Verdict | str:
         self.jobs.append(job)
+        if job.kind == "prepare":
+            answer = self.tunings.pop(0)
+            return answer() if callable(answer) else answer  # type: ignore[no-any-return]
         answer = self.answers.pop(0)
         return answer if isinstance(answer, str) else dict(msgspec.to_builtins(answer))
 
@@ -78,20 +83,68 @@ def test_every_live_dial_reaches_the_next_retrain(log: Log, tmp_path: Path) -> N
     assert [j.policy.cuts for j in leader.jobs] == [9_000, 50, 9_000]
 
 
-@pytest.mark.parametrize(("mode", "kinds"), [("lora", ["tune", "refresh"]), ("off", ["refresh"])])
-def test_tuning_is_switched_while_it_runs(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kinds: list[str]
-) -> None:
-    """`tune=off` in the control log beats the option, and the other way round; a tuning that fails is followed up."""
-    leader = Trainer(
-        tmp_path, log, *([TUNED] if mode == "lora" else []), WORSE, tune="off" if mode == "lora" else "lora"
-    )
-    monkeypatch.setattr(leader.registry, "meta", lambda version: {"data_offsets": {}})
+FEW_PAIRS = {"encoded": None, "reason": "too few labels"}
+ENCODED = {"encoded": "abc", "reason": "tuned"}
+
+
+def tick(leader: Trainer) -> None:
+    """A tick whose cadence has passed; what it began beside itself is over too."""
     leader.last_start_ms = 0
-    log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
-    log.append("cadence.set", {"tune": mode}, by="ann")
     leader.tick()
-    assert [j.kind for j in leader.jobs] == kinds
+    if leader.preparing is not None:
+        leader.preparing.join()
+
+
+@pytest.fixture
+def champion(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a champion whose data offsets are not asked for."""
+    monkeypatch.setattr(registry.Registry, "meta", lambda registry, version: {"data_offsets": {}})
+    log.on_entry = lambda entry: None
+    log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize(("mode", "kinds"), [("lora", ["prepare", "refresh"]), ("off", ["refresh"])])
+def test_tuning_is_switched_while_it_runs(log: Log, tmp_path: Path, mode: str, kinds: list[str]) -> None:
+    """`tune=off` in the control log beats the option, and the other way round."""
+    leader = Trainer(tmp_path, log, WORSE, tune="off" if mode == "lora" else "lora")
+    leader.tunings = [FEW_PAIRS]
+    log.append("cadence.set", {"tune": mode}, by="ann")
+    tick(leader)
+    assert sorted(j.kind for j in leader.jobs) == kinds
+
+
+@pytest.mark.usefixtures("champion")
+def test_refreshes_go_on_while_the_language_model_is_tuned(log: Log, tmp_path: Path) -> None:
+    """However long it takes, each cadence has its refresh; then a version is judged with it, and a refresh follows."""
+    leader = Trainer(tmp_path, log, WORSE, WORSE, WORSE, TUNED, WORSE)
+    done = threading.Event()
+    leader.tunings = [lambda: ENCODED if done.wait(20) else "nobody went on"]
+    for _ in range(3):
+        leader.last_start_ms = 0
+        leader.tick()
+    done.set()
+    tick_before = leader.preparing
+    assert tick_before is not None
+    tick_before.join()
+    tick(leader)
+    assert sorted(j.kind for j in leader.jobs[:4]) == ["prepare", "refresh", "refresh", "refresh"]
+    assert [(j.kind, j.encoded) for j in leader.jobs[4:]] == [("tune", "abc"), ("refresh", None)]
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_tuning_that_failed_waits_for_its_own_cadence(log: Log, tmp_path: Path) -> None:
+    """It is told, the refresh that runs meanwhile goes on, and it is not tried again at once."""
+    leader = Trainer(tmp_path, log, WORSE, WORSE)
+    leader.tunings = ["its process ended with code -9"]
+    tick(leader)
+    tick(leader)
+    assert sorted(j.kind for j in leader.jobs) == ["prepare", "refresh", "refresh"]
+    failed = [v for v in log.state.verdicts if v.get("failed")]
+    assert [(v["kind"], v["reason"]) for v in failed] == [("tune", "its process ended with code -9")]
+    begun = control.Entry(id="1", kind="retrain.started", at_ms=5, by="t", data={"kind": "refresh"})
+    ended = control.Entry(id="2", kind="tuning.failed", at_ms=6, by="t", data={"kind": "tune", "reason": "it died"})
+    assert control.fold(control.fold(control.ControlState(), begun), ended).running == begun
 
 
 def test_a_tuning_is_remembered_however_many_refreshes_followed(log: Log, tmp_path: Path) -> None:
@@ -106,15 +159,15 @@ def test_a_tuning_is_remembered_however_many_refreshes_followed(log: Log, tmp_pa
     assert leader.last_tune_ms == 0
 
 
-def test_too_few_labels_are_no_tuning(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tuning without labels does not wait for hours, and the same labels are not tried again as a refresh."""
-    leader = Trainer(tmp_path, log, FEW)
-    monkeypatch.setattr(leader.registry, "meta", lambda version: {"data_offsets": {}})
-    log.append("champion.changed", {"version": "v1", "predecessor": None}, by="t0")
-    leader.last_start_ms = 0
-    leader.tick()
-    assert [j.kind for j in leader.jobs] == ["tune"]
+@pytest.mark.usefixtures("champion")
+def test_too_few_labels_are_no_tuning(log: Log, tmp_path: Path) -> None:
+    """A tuning without labels does not wait for hours: it is tried again at the next cadence."""
+    leader = Trainer(tmp_path, log, FEW, FEW)
+    leader.tunings = [FEW_PAIRS, FEW_PAIRS]
+    tick(leader)
     assert leader.last_tune_ms is None
+    tick(leader)
+    assert [j.kind for j in leader.jobs].count("prepare") == 2
 
 
 def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:

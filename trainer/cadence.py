@@ -23,6 +23,8 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
     last_tune_ms: int | None = None  # when the last tuning began that came to a judgement or failed
     champion: bool = False
     running: bool = False
+    tuning: bool = False  # a language model is being tuned, beside the retrains
+    tuned: bool = False  # a tuned one waits for its judgement
     asked: bool = False  # a `retrain.now` that was not answered yet
     paused_until_ms: int | None = None
     paused_by: str = ""
@@ -31,12 +33,15 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to retrain now, and why or why not."""
 
-    kind: Literal["refresh", "tune"] | None
+    kind: Literal["refresh", "prepare", "tune"] | None
     reason: str
 
 
 def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     """A command beats a pause, a pause beats the clock, and one retrain runs at a time.
+
+    Tuning the language model (`prepare`) runs beside the retrains, so that it holds none of them up; `tune` then makes
+    a version with it and judges that.
 
     >>> due(CadenceState(), CadencePolicy(), 0).kind
     'refresh'
@@ -53,7 +58,10 @@ def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     wait_ms = last + policy.cadence_ms - now_ms
     if wait_ms > 0:
         return Decision(kind=None, reason=f"due in {wait_ms / 1000:.0f} s")
-    tuned = state.last_tune_ms
-    if policy.tune != "off" and state.champion and (tuned is None or now_ms - tuned >= policy.tune_every_ms):
-        return Decision(kind="tune", reason="a tuning of the language model is due")
+    if state.tuned:
+        return Decision(kind="tune", reason="a tuned language model is there")
+    last = state.last_tune_ms
+    waited = last is None or now_ms - last >= policy.tune_every_ms
+    if policy.tune != "off" and state.champion and waited and not state.tuning:
+        return Decision(kind="prepare", reason="a tuning of the language model is due")
     return Decision(kind="refresh", reason="the cadence has passed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from featurestore import disk
+from trainer import card
 
 NAME = re.compile(r"v\d{6}-[0-9a-f]{6}")
 DIGEST = "digest"
@@ -33,14 +35,18 @@ class Registry:
         self.root = shared / "versions"
 
     def publish(self, build: Callable[[Path], None], meta: dict[str, Any]) -> str:
-        """Let `build` fill a directory, then name it by its digest; nobody sees it half-written."""
+        """Let `build` fill a directory, then name it by its digest; nobody sees it half-written.
+
+        `encoder` in it leads to the encoder of its configuration, where that lies in the shared folder.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f".{uuid.uuid4().hex}.tmp"
         temporary.mkdir()
         try:
             build(temporary)
             (temporary / "meta.json").write_bytes(msgspec.json.format(msgspec.json.encode(meta), indent=2))
-            (temporary / "README.md").write_text(card(meta), encoding="utf-8")
+            (temporary / "README.md").write_text(card.text(meta), encoding="utf-8")
+            self._link(temporary)
             content = digest_of(temporary)
             (temporary / DIGEST).write_text(content + "\n", encoding="ascii")
             version = f"v{self._next():06d}-{content[:6]}"
@@ -49,6 +55,12 @@ class Registry:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         return version
+
+    def _link(self, directory: Path) -> None:
+        with contextlib.suppress(OSError, KeyError, msgspec.MsgspecError):  # a version of something else
+            name = Path(msgspec.json.decode((directory / "config.json").read_bytes())["encoder"]).name
+            if (self.root.parent / "encoders" / name).is_dir():
+                (directory / "encoder").symlink_to(Path("../../encoders") / name)
 
     def path(self, version: str) -> Path:
         """Where a version lies; a name that is none is refused before it touches the disk."""
@@ -129,17 +141,10 @@ class Registry:
 def digest_of(path: Path) -> str:
     """A hash over the names and bytes of a version's files."""
     made = hashlib.blake2b(digest_size=16)
-    for file in sorted(p for p in path.iterdir() if p.name != DIGEST):
+    for file in sorted(p for p in path.iterdir() if p.is_file() and p.name != DIGEST):
         made.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         made.update(file.read_bytes())
     return made.hexdigest()
-
-
-def card(meta: dict[str, Any]) -> str:
-    """The model card: what a version was trained on and how it was judged."""
-    lines = ["# nextclick model version", "", "Predicts a shopper's next interest within the session.", ""]
-    lines += [f"- **{name}**: `{msgspec.json.encode(value).decode()}`" for name, value in sorted(meta.items())]
-    return "\n".join(lines) + "\n"
 
 
 def settle(temporary: Path, path: Path) -> None:

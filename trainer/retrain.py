@@ -32,6 +32,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["refresh", "tune"] = "refresh"
     tune: tuning.TuneSettings = tuning.TuneSettings()
+    encoder: str | None = None  # a folder that `tune` made beforehand; None: it is tuned on the way
     network: NetworkSettings = NetworkSettings()
     fit_cuts: int = 10_000  # the newest training cuts that the blend is fitted on
     judge_cuts: int = 5_000
@@ -52,6 +53,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     data_offsets: dict[str, int] = {}  # `topic|partition` → what the version's memory has seen; the rest is fresh to it
     cpu_seconds: float = 0.0
     wall_ms: int = 0
+    warnings: tuple[str, ...] = ()  # what is not right with the data or the settings
+
+
+def lessons(cover: Cover, recipe: Recipe, policy: window.WindowPolicy, encoder: str) -> tuning.Lessons:
+    """What the window teaches a language model; no cut that the blend or the judge would take now is in it."""
+    made = window.examples(cover, policy)
+    rows = rows_of(made)
+    return tuning.lessons(made, rows, parts(made, recipe, policy)[0], encoder)
 
 
 def run(
@@ -94,7 +103,11 @@ def run(
 
     rows = rows_of(made)
     early, fit, held = parts(made, recipe, policy)
-    words = tuned(texts, made, rows, early, recipe.tune) if recipe.kind == "tune" else texts
+    words, until_ms = tuned(texts, made, rows, early, recipe) if recipe.kind == "tune" else (texts, -1)
+    fit, held = fit[made.at_ms[fit] > until_ms], held[made.at_ms[held] > until_ms]  # unknown to the encoder too
+    if len(held) < policy.n_min and old is not None:
+        return verdict(False, f"too few labels: {len(held)} are new to the tuned encoder, {policy.n_min} needed")
+    said["warnings"] = (wrong,) if (old is None or recipe.kind == "tune") and (wrong := words.broken_up()) else ()
     start = old.trained.network if old is not None and old.trained and words is texts else None
     past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
     net = network_of(made, rows, early, words, start, recipe.network)
@@ -120,7 +133,9 @@ def run(
             out.discard(words.digest)  # several may come in an hour
         return verdict(False, reason, metrics=metrics, bounds=bounds)
     words.save()
+    words.keep()
     meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(past.items), "format": 2}
+    meta |= {"encoder": words.digest, "limits": said["warnings"]}
     return verdict(True, reason, version=out.publish(candidate.save, meta), metrics=metrics, bounds=bounds)
 
 
@@ -139,15 +154,14 @@ def parts(made: window.Examples, recipe: Recipe, policy: window.WindowPolicy) ->
     return np.flatnonzero(made.train & (label_ms < begins)), fit, held
 
 
-def tuned(words: Texts, made: window.Examples, rows: list[Row], early: Cuts, settings: tuning.TuneSettings) -> Texts:
-    """The texts of an encoder that was tuned on these cuts."""
-    pairs = []
-    for i in early[made.next_row[early] >= 0]:
-        here, there = row_text(rows[made.row[i]]), row_text(rows[made.next_row[i]])
-        if here != there:
-            pairs.append((here, there))
-    path = tuning.tune(str(words.encoder), pairs, settings, words.shared / "encoders")
-    return Texts(path, words.shared, words.writer)
+def tuned(words: Texts, made: window.Examples, rows: list[Row], early: Cuts, recipe: Recipe) -> tuple[Texts, int]:
+    """The texts of an encoder that was tuned, on these cuts or beforehand, and the newest label that it learnt from."""
+    path = recipe.encoder
+    if path is None:
+        learnt = tuning.lessons(made, rows, early, words.encoder)
+        path = str(tuning.tune(str(words.encoder), learnt, recipe.tune, words.shared / "encoders"))
+    told = tuning.told(Path(path)) if path != words.encoder else None
+    return Texts(path, words.shared, words.writer), told.until_ms if told is not None else -1
 
 
 def network_of(

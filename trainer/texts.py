@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.events import Row
+from trainer import encoders
+from trainer.encoders import BATCH, HASHED_DIM
 
 Vectors = NDArray[np.float32]
-HASHED_DIM = 256
-TOKENS = 32  # of a text; what is longer says nothing more
-BATCH = 64
 SHARD_TEXTS = 4_096
 
 
@@ -49,7 +46,7 @@ class Texts:
 
     def __init__(self, encoder: str | Path | None, shared: Path, writer: str) -> None:
         self.encoder = None if encoder is None else str(encoder)
-        self.digest = digest(self.encoder)
+        self.digest = encoders.digest(self.encoder)
         self.shared = shared
         self.folder = shared / "vectors" / self.digest
         self.writer = writer
@@ -66,6 +63,7 @@ class Texts:
         if missing and self.encoder is not None:
             self._refresh()
             missing = [t for t in missing if t not in self.known]
+            missing.sort(key=len)  # texts of about equal length together: little is padded
         for start in range(0, len(missing), BATCH):
             part = missing[start : start + BATCH]
             made = _hashed(part) if self.encoder is None else self._embedded(part)
@@ -75,6 +73,15 @@ class Texts:
             if len(self._fresh) >= SHARD_TEXTS:
                 self.save()
         return np.stack([self.known[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
+
+    def broken_up(self) -> str | None:
+        """What is wrong where the encoder's tokenizer does not know the script of the texts so far."""
+        return None if self.encoder is None else encoders.broken_up(self._loaded()[0], list(self.known))
+
+    def keep(self) -> None:
+        """Have the encoder itself in the shared folder."""
+        if self.encoder is not None:
+            encoders.keep(self.encoder, self.shared)
 
     def load(self) -> None:
         """Have the encoder at hand, so that the first unknown text does not wait seconds for it."""
@@ -115,27 +122,17 @@ class Texts:
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._model is None:
-            import torch
-            import transformers
-
-            transformers.utils.logging.disable_progress_bar()
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.encoder)
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            model = transformers.AutoModel.from_pretrained(self.encoder, dtype=torch.float32).eval()
-            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-            self._model, self._half = (tokenizer, model), half_is_faster(tokenizer, model)
+            self._model = encoders.load(str(self.encoder))
+            self._half = encoders.half_is_faster(*self._model)
         return self._model  # type: ignore[no-any-return]
 
     def _embedded(self, wanted: list[str]) -> Vectors:
         import torch
 
         tokenizer, model = self._loaded()
-        batch = tokenizer(wanted, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
-            model.device
-        )
+        batch = encoders.padded(tokenizer, encoders.tokens(tokenizer, wanted), model.device.type)
         with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=self._half):
-            return pooled(model, batch).float().cpu().numpy()  # type: ignore[no-any-return]
+            return encoders.pooled(model, batch).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 class ItemTable:
@@ -197,57 +194,6 @@ class Growing:
                 grown[: len(self.rows)] = self.rows
             self.rows = grown
         self.rows[where] = made
-
-
-def half_is_faster(tokenizer: Any, model: Any) -> bool:
-    """Whether bfloat16 saves a quarter of the time here, tried on one batch; on a GPU it always does."""
-    import torch
-
-    if model.device.type != "cpu":
-        return True
-    batch = tokenizer(["sixteen words of which most are short and some are longer"] * BATCH, return_tensors="pt")
-    took = []
-    for half in (False, True, False, True):  # each once to get ready
-        begun = time.process_time()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            pooled(model, batch)
-        took.append(time.process_time() - begun)
-    return took[3] < 0.75 * took[2]
-
-
-def pooled(model: Any, batch: Any) -> Any:
-    """Mean of the token states under the mask, unit length: [n, d]."""
-    import torch
-
-    states = model(**batch).last_hidden_state
-    mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
-    mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-    return torch.nn.functional.normalize(mean, dim=-1)
-
-
-def encoder_of(version: Path | None, shared: Path, default: str | None) -> str | None:
-    """The encoder that a version was trained with: one tuned here, else the one that the settings name."""
-    if version is not None:
-        named = msgspec.json.decode((version / "config.json").read_bytes())["encoder"]
-        tuned = shared / "encoders" / Path(named).name
-        if tuned.is_dir():
-            return str(tuned)
-    return default
-
-
-def digest(encoder: str | None) -> str:
-    """What names an encoder's vectors: a hash of its weights (of its name, where it comes from a hub)."""
-    if encoder is None:
-        return f"hashed-{HASHED_DIM}"
-    made = hashlib.blake2b(digest_size=8)
-    weights = sorted(Path(encoder).glob("*.safetensors")) or sorted(Path(encoder).glob("pytorch_model*.bin"))
-    for path in weights:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                made.update(block)
-    if not weights:
-        made.update(encoder.encode())
-    return made.hexdigest()
 
 
 def _hashed(wanted: list[str]) -> Vectors:

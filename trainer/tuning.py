@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -12,110 +13,143 @@ from typing import Any, Literal
 
 import msgspec
 
-from trainer import registry, texts
+from featurestore import window
+from featurestore.events import Row
+from trainer import contrastive, encoders, registry, warmup
+from trainer.texts import row_text
 
-Mode = Literal["lora", "adalora", "top", "full"]
-ADAPTERS = ("lora", "adalora")
+Mode = Literal["frozen", "lora", "adalora", "top", "full"]
+TOLD = "nextclick.json"  # beside the weights: how they came about
 
 
 class TuneSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the encoder is tuned, by a contrastive loss (van den Oord et al., arXiv 1807.03748).
 
-    lora: Hu et al., arXiv 2106.09685; adalora: Zhang et al., arXiv 2303.10512; top: the last layers; full: all of it.
+    lora: Hu et al., arXiv 2106.09685; adalora: Zhang et al., arXiv 2303.10512; top: the last layers; full: all of it;
+    frozen: the encoder stays as it is, and only what is above it is made anew.
     """
 
     mode: Mode = "lora"
     budget_ms: int = 600_000  # wall clock, of the training itself
     rank: int = 8
     alpha: int = 16
-    dropout: float = 0.05
+    dropout: float = 0.05  # of the adapters; of the model's own layers where those are trained
     layers: int = 2  # that `top` tunes
-    learning_rate: float | None = None  # None: 5e-4 for adapters, 5e-5 for the model's own weights
+    frozen: tuple[str, ...] = ()  # parts of the names of weights that are not trained
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float | None = None  # None: lora 5e-4, adalora 2e-3, top and full 5e-5; ten times for SGD
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
     batch: int = 32
+    epochs: int = 4  # passes at most; the budget may end it earlier
     temperature: float = 0.05
+    validation: float = 0.1  # share of the pairs, the newest, that early stopping looks at
+    patience: int = 3  # looks without gain before it stops; 0: never
+    masked: float = 0.0  # share of the budget for masked-language warm-up on the window's texts
+    proximal: float = 0.0  # pull to where it began, which is the last tuning's result (Li et al., arXiv 1812.06127)
+    replay: float = 1.0  # pairs of before the last tuning for each new one
     max_steps: int = 2_000
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 7
 
 
-def tune(encoder: str, pairs: list[tuple[str, str]], settings: TuneSettings, out: Path) -> Path:
+class Lessons(msgspec.Struct, frozen=True, kw_only=True):
+    """Pairs of (text at hand, text of the next item) and unlabelled texts; nothing in them is newer than `until_ms`."""
+
+    new: list[tuple[str, str]]  # oldest first
+    old: list[tuple[str, str]] = []  # of before the last tuning
+    texts: list[str] = []
+    until_ms: int = -1
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tuned encoder came about, `nextclick.json` beside its weights."""
+
+    base: str  # digest of the encoder that it began from
+    until_ms: int  # no label above this instant was learnt
+    settings: TuneSettings
+    pairs: int
+    steps: int = 0
+    stopped: Literal["done", "budget", "early"] = "done"
+    losses: list[tuple[int, float]] = []  # step → training loss
+    masked: list[float] = []  # losses of the warm-up
+    validation: list[tuple[int, float]] = []  # step → loss on the newest pairs, of which the best was kept
+    seconds: float = 0.0
+
+
+def tune(encoder: str, lessons: Lessons, settings: TuneSettings, out: Path) -> Path:
     """Pull what was looked at and what was engaged with next together; returns the new encoder's folder.
 
-    `pairs` are (text at hand, text of the next item), at least one batch of them. The folder below `out` is named by
-    the digest of its weights, is loadable by `AutoModel.from_pretrained`, and appears whole or not at all.
+    The folder below `out` is named by the digest of its weights, is loadable by `AutoModel.from_pretrained`, and
+    appears whole or not at all. Raises ValueError where nothing can be learnt, with the reason.
     """
     import torch
-    import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    if settings.mode == "frozen":
+        return Path(encoder)
+    if len(lessons.new) < 2:
+        raise ValueError(f"{len(lessons.new)} pairs of different texts are too few to tune on: wait for more events")
     torch.manual_seed(settings.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    base = transformers.AutoModel.from_pretrained(encoder, dtype=torch.float32)
-    half = texts.half_is_faster(tokenizer, base.to(device).eval())
-    model = adapted(base, settings).to(device).train()
-    weights = [p for p in model.parameters() if p.requires_grad]
-    rate = settings.learning_rate or (5e-4 if settings.mode in ADAPTERS else 5e-5)
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=settings.weight_decay)
-    rng, until = random.Random(settings.seed), time.monotonic() + settings.budget_ms / 1000
-
-    def vectors(said: list[str]) -> Any:  # [n, d], unit length
-        batch = tokenizer(said, padding=True, truncation=True, max_length=texts.TOKENS, return_tensors="pt").to(device)
-        return texts.pooled(model, batch)
-
-    for step in range(settings.max_steps):
-        if time.monotonic() >= until:
-            break
-        chosen = rng.sample(pairs, min(settings.batch, len(pairs)))
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            here, there = vectors([a for a, _ in chosen]), vectors([b for _, b in chosen])
-        logits = here.float() @ there.float().T / settings.temperature  # [batch, batch]
-        names = [b for _, b in chosen]
-        same = torch.tensor([[i != j and a == b for j, b in enumerate(names)] for i, a in enumerate(names)])
-        logits = logits.masked_fill(same.to(device), -1e4)  # the same item twice is no negative
-        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(chosen), device=device))
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        if settings.mode == "adalora":
-            model.base_model.update_and_allocate(step)
-    whole = model.merge_and_unload() if settings.mode in ADAPTERS else model
-    return _save(whole.to("cpu"), tokenizer, out)
+    begun, rng = time.monotonic(), random.Random(settings.seed)
+    tokenizer, base = encoders.load(encoder)
+    half = encoders.half_is_faster(tokenizer, base)
+    held = round(settings.validation * len(lessons.new))
+    held = held if held >= settings.batch else 0
+    new, held_out = lessons.new[: len(lessons.new) - held], lessons.new[len(lessons.new) - held :]
+    a_pass = math.ceil(contrastive.pass_size(new, lessons.old, settings) / settings.batch)
+    steps = max(1, min(settings.max_steps, settings.epochs * a_pass))
+    model = encoders.trainable(base, settings, steps).train()
+    until = begun + settings.budget_ms / 1000
+    masked_until = begun + settings.masked * settings.budget_ms / 1000
+    masked = warmup.warm_up(base, tokenizer, lessons.texts, settings, masked_until, half, rng)
+    ids = _ids(tokenizer, [*new, *lessons.old, *held_out])
+    runner = contrastive.Runner(model, tokenizer, ids, settings, half, steps, until)
+    told = runner.run(lambda: contrastive.batches(new, lessons.old, ids, settings, rng), held_out)
+    whole = model.merge_and_unload() if settings.mode in encoders.ADAPTERS else model
+    said = Told(
+        base=encoders.digest(encoder), until_ms=lessons.until_ms, settings=settings, pairs=len(lessons.new),
+        masked=masked, seconds=round(time.monotonic() - begun, 1), **told,
+    )  # fmt: skip
+    return save(whole.to("cpu"), tokenizer, said, out)
 
 
-def adapted(base: Any, settings: TuneSettings) -> Any:
-    """The encoder with what is to be trained made trainable, and nothing else."""
-    import peft
-    import torch
-
-    shape: dict[str, Any] = {
-        "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "target_modules": "all-linear",
-        "exclude_modules": r".*pooler.*",  # what the vectors do not pass through
-    }  # fmt: skip
-    if settings.mode == "lora":
-        return peft.get_peft_model(base, peft.LoraConfig(r=settings.rank, **shape))
-    if settings.mode == "adalora":
-        steps = settings.max_steps
-        config = peft.AdaLoraConfig(
-            init_r=settings.rank * 3 // 2, target_r=settings.rank, tinit=steps // 10, tfinal=steps // 2, deltaT=10,
-            total_step=steps, **shape,
-        )  # fmt: skip
-        return peft.get_peft_model(base, config)
-    base.requires_grad_(settings.mode == "full")
-    if settings.mode == "top":
-        stack = max((m for m in base.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
-        for layer in stack[-settings.layers :]:
-            layer.requires_grad_(True)
-    return base
+def lessons(made: window.Examples, rows: list[Row], cuts: window.Ints, encoder: str | None) -> Lessons:
+    """What these cuts and what came of them teach; what `encoder` was tuned on before is replayed, not new."""
+    before = told(Path(encoder)) if encoder is not None else None
+    known_ms = before.until_ms if before is not None else -1
+    pairs: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+    until_ms = -1
+    for i in cuts[made.next_row[cuts] >= 0]:
+        follower = rows[made.next_row[i]]
+        here, there = row_text(rows[made.row[i]]), row_text(follower)
+        if here != there:
+            pairs[bool(made.at_ms[i] > known_ms)].append((here, there))
+            until_ms = max(until_ms, follower.event.ts_ms)
+    said = dict.fromkeys(row_text(row) for row in rows if row.event.ts_ms <= until_ms)
+    return Lessons(new=pairs[True], old=pairs[False], texts=list(said), until_ms=until_ms)
 
 
-def _save(model: Any, tokenizer: Any, out: Path) -> Path:
+def told(encoder: Path) -> Told | None:
+    """How an encoder was tuned; None where it was not."""
+    file = encoder / TOLD
+    return msgspec.json.decode(file.read_bytes(), type=Told) if file.is_file() else None
+
+
+def _ids(tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, list[int]]:
+    said = list(dict.fromkeys(text for pair in pairs for text in pair))
+    return dict(zip(said, encoders.tokens(tokenizer, said), strict=True))
+
+
+def save(model: Any, tokenizer: Any, said: Told, out: Path) -> Path:
+    """A folder below `out` that is named by its digest and appears whole."""
     temporary = out / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True)
     model.save_pretrained(temporary, safe_serialization=True)
     tokenizer.save_pretrained(temporary)
-    path = out / texts.digest(str(temporary))
+    (temporary / TOLD).write_bytes(msgspec.json.format(msgspec.json.encode(said)))
+    path = out / (name := encoders.digest(str(temporary)))
+    (temporary / encoders.DIGEST).write_text(name, encoding="ascii")
     if path.exists():
         shutil.rmtree(temporary)
     else:
