@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 TICK_S = 1.0
 COMPACT_AFTER_MS = 600_000
+SPANS = 8  # merged segments in `lake.keep`, at least: rows stay an eighth of it longer
 VERDICTS = ("retrain.judged", "retrain.rejected")  # rejected: with the report of a candidate that leaves no version
 
 Verdict = child.Answer  # a trainer.retrain.Verdict
@@ -224,7 +225,7 @@ class Trainer:
         """Merge old segments; let old ones, old versions and what belonged to them go."""
         now_ms = int(time.time() * 1000)
         with self.files:
-            self.lake.compact(COMPACT_AFTER_MS, now_ms)
+            self.lake.compact(COMPACT_AFTER_MS, now_ms, settings["lake.keep"] // SPANS)
             self.lake.expire(settings["lake.keep"])
         state = self.following.state
         kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}

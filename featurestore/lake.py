@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 import duckdb
@@ -64,6 +64,25 @@ class Counts(Protocol):
     def duplicates(self) -> int: ...
     @property
     def rejected(self) -> int: ...
+
+
+class _Part(NamedTuple):
+    """A segment that may be merged with its neighbours."""
+
+    segment: Segment
+    rows: int
+    newest_ms: int
+
+    @classmethod
+    def of(cls, segment: Segment) -> _Part:
+        rows = int(pq.read_metadata(segment.path).num_rows)
+        return cls(segment, rows, segments.newest_ms(segment.path))
+
+    def fits(self, run: list[_Part], span_ms: int | None) -> bool:
+        """Whether it may follow these in one segment."""
+        since_ms = next((part.newest_ms for part in run if part.rows), self.newest_ms)
+        near = span_ms is None or not self.rows or self.newest_ms - since_ms <= span_ms
+        return near and self.rows < FULL and sum(part.rows for part in run) + self.rows <= 2 * FULL
 
 
 class Lake:
@@ -180,34 +199,30 @@ class Lake:
             forgotten=frozenset(forgotten),
         )  # fmt: skip
 
-    def compact(self, older_than_ms: int, now_ms: int) -> int:
+    def compact(self, older_than_ms: int, now_ms: int, span_ms: int | None = None) -> int:
         """Merges neighbouring segments that are old enough and removes what a wider one has replaced as long ago.
 
-        Both ages are wall clock; readers keep their files for that long. Returns the number of files merged.
+        Both ages are wall clock; readers keep their files for that long. `span_ms`, event time: a merged segment's
+        parts are no further apart, so that `expire` can take it once all of it is old. Returns the number of files
+        merged.
         """
         merged = 0
         for key in self.keys():
             with contextlib.suppress(FileNotFoundError, duckdb.IOException):  # another one removed a file: next time
-                merged += self._compact(key, older_than_ms, now_ms)
+                merged += self._compact(key, older_than_ms, now_ms, span_ms)
         return merged
 
-    def _compact(self, key: PartitionKey, older_than_ms: int, now_ms: int) -> int:
+    def _compact(self, key: PartitionKey, older_than_ms: int, now_ms: int, span_ms: int | None) -> int:
         self._clean(key, older_than_ms, now_ms)
-        whole, _, _ = chain(segments.listed(self._path(key), key), -1)
-        run: list[Segment] = []
-        merged = size = 0
-        for segment in [*whole, None]:
-            rows = 0
-            if segment is not None and segments.age_ms(segment.path, now_ms) >= older_than_ms:
-                rows = int(pq.read_metadata(segment.path).num_rows)
-                if rows < FULL and size + rows <= 2 * FULL:
-                    run.append(segment)
-                    size += rows
-                    continue
+        merged, run = 0, list[_Part]()
+        for segment in chain(segments.listed(self._path(key), key), -1)[0]:
+            part = _Part.of(segment) if segments.age_ms(segment.path, now_ms) >= older_than_ms else None
+            if part is not None and part.fits(run, span_ms):
+                run.append(part)
+                continue
             merged += self._merge(key, run)
-            fits = segment is not None and 0 < rows < FULL
-            run, size = ([segment], rows) if segment is not None and fits else ([], 0)
-        return merged
+            run = [part] if part is not None and part.rows < FULL else []
+        return merged + self._merge(key, run)
 
     def expire(self, keep_ms: int) -> int:
         """Removes leading segments whose newest event lies further behind the watermark than `keep_ms`."""
@@ -298,7 +313,10 @@ class Lake:
         disk.sync(segment.path.parent)
         return True
 
-    def _merge(self, key: PartitionKey, run: list[Segment]) -> int:
+    def _merge(self, key: PartitionKey, parts: list[_Part]) -> int:
+        while parts and parts[0].rows > sum(part.rows for part in parts[1:]):
+            parts = parts[1:]  # a large one waits for as much again, else each small one would have it written anew
+        run = [part.segment for part in parts]
         if len(run) < 2:
             return 0
         first = max(run[0].first, run[0].above + 1)

@@ -1,5 +1,6 @@
 """The lake holds every row once, whoever wrote it how often."""
 
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -149,6 +150,34 @@ def test_compaction_changes_nothing_that_is_read(tmp_path: Path) -> None:
     store.compact(0, now_ms)
     assert len(list(after.segments[0].path.parent.glob("*.parquet"))) == 1
     assert store.cover().rows() == after.rows()
+
+
+def test_compaction_keeps_nothing_beyond_its_time(tmp_path: Path) -> None:
+    """However often neighbours are merged, what is older than the lake keeps goes, a span later at the most."""
+    store = Lake(tmp_path, "w")
+    for first in range(0, 200, 2):
+        put(store, first, first + 2)  # a second of event time an offset
+        now_ms = store.cover().segments[-1].path.stat().st_mtime_ns // 1_000_000 + 1_000
+        store.compact(0, now_ms, 10_000)
+        store.expire(40_000)
+        kept = offsets(store.cover())
+        assert kept[0] >= first - 40 - 10 - 2
+        assert kept == list(range(kept[0], first + 2, 2))
+    assert len(store.cover().segments) < 20
+
+
+def test_large_segment_is_not_written_anew_for_a_small_one(tmp_path: Path) -> None:
+    """Small ones are merged with each other until they are as much as the large one before them."""
+    store = Lake(tmp_path, "w")
+    bounds = [0, 100, *range(104, 133, 4)]
+    for first, nxt in itertools.pairwise(bounds):
+        put(store, first, nxt)
+    now_ms = store.cover().segments[-1].path.stat().st_mtime_ns // 1_000_000 + 1_000
+    assert store.compact(0, now_ms) == 8
+    assert [(s.first, s.last) for s in store.cover().segments] == [(0, 99), (100, 131)]
+    put(store, 132, 250)
+    assert store.compact(0, now_ms + 60_000) == 3
+    assert offsets(store.cover()) == list(range(0, 250, 2))
 
 
 def test_forgotten_user_leaves_no_byte(tmp_path: Path) -> None:
