@@ -64,7 +64,7 @@ def translate(payload: Any, arrival: Arrival, name: str | None = None) -> Transl
         return None
     names = sorted({dialect.name for dialect, _ in found})
     parts = [_part(dialect, element, arrival, n) for n, (dialect, element) in enumerate(found)]
-    return Translation(", ".join(names) or "empty", parts)
+    return Translation(", ".join(names) or "empty", parts or [Nothing("it holds no event")])
 
 
 def _among(name: str | None) -> tuple[Dialect, ...]:
