@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 PULSE_S = 15.0  # a loop that has not come round for so long is stuck
 STALLED_S = 60.0  # lag, and nothing read or predicted for so long
 READERS = 16  # at once
+ASKED_BYTES = 2 * 1024 * 1024
 READ_S = 5.0  # a reader may take for its request
 BUCKETS_MS = (2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 COUNTED = {
@@ -67,6 +68,7 @@ class Health:
         self.status: Mapping[str, Any] = {}
         self.unready: Sequence[str] = ("it is starting",)
         self.latencies = Latencies()
+        self.rank: Callable[[bytes], Any] | None = None  # what a worker answers /rank with
         self._pulse_s = self._moved_s = 0.0
         self._done: object = None
 
@@ -196,6 +198,27 @@ class Reader(BaseHTTPRequestHandler):
             self._write(200, generate_latest(self.server.registry), CONTENT_TYPE_LATEST)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """Given items ranked for a person; the same token as for reading."""
+        rank, length = self.server.health.rank, self.headers.get("Content-Length", "")
+        if self.path.partition("?")[0] != "/rank":
+            self._say(404, {"error": "there is POST /rank"})
+        elif not self._known():
+            self._say(401, {"error": "show the token: Authorization: Bearer TOKEN"})
+        elif self.headers.get_content_type() != "application/json":  # a page in a browser may not send that unasked
+            self._say(415, {"error": "send JSON: Content-Type: application/json"})
+        elif not length.isdigit() or int(length) > ASKED_BYTES:
+            self._say(413, {"error": f"send a Content-Length of at most {ASKED_BYTES:,} bytes"})
+        elif rank is None:
+            self._say(503, {"error": "this process ranks nothing (yet): ask a worker that is ready"})
+        else:
+            try:
+                self._say(200, rank(self.rfile.read(int(length))))
+            except ValueError as error:
+                self._say(400, {"error": str(error)})
+            except TimeoutError:
+                self._say(503, {"error": "the worker is busy: ask again"})
 
     def _known(self) -> bool:
         """Whether the reader showed the token; where there is none, whether it asked for this machine by its name.

@@ -18,10 +18,10 @@ import orjson
 import structlog
 import torch
 
-from deploy import ending, health, logs
+from deploy import ending, health, logs, ranking
 from deploy import settings as dials
 from featurestore import lake, store
-from featurestore.events import Row
+from featurestore.events import Row, Session
 from streams import app, beats, control, ingest, score, topics
 from trainer import encoders, predictor, registry, texts
 
@@ -159,6 +159,19 @@ def run(settings: dials.Settings) -> None:
         log.info("Swapped.", version=version)
         return None
 
+    async def live(user: str) -> list[Session]:
+        """A person's open sessions, copied where they change."""
+        mine = [s for part in taken.parts.values() for s in part.open.of(user)]
+        return [msgspec.structs.replace(session, rows=list(session.rows)) for session in mine]
+
+    def rank(body: bytes) -> dict[str, Any]:
+        """A request answered by the model in use, on the thread that scores; who is another worker's, from the lake."""
+        user, candidates = ranking.asked(body)
+        own = asyncio.run_coroutine_threadsafe(live(user), built.loop).result(ranking.ANSWER_S)
+        found = own or ranking.open_sessions(the_lake, user, settings.sessions())
+        scored = held["scorer"].thread.submit(ranking.answered, models.current, user, found, candidates)
+        return scored.result(ranking.ANSWER_S)
+
     def beat() -> bytes:
         return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
 
@@ -171,6 +184,7 @@ def run(settings: dials.Settings) -> None:
         status = said(settings.worker, taken, scorer, models)
         status["parts"] = [of_part(part) for part in parts]
         done = (sum(p.read for p in parts), scorer.predictions, scorer.scored_seq) if status["lag"] else None
+        told.rank = rank
         told.pulse(status, unready(app, taken, frozenset(names.events)), done)
 
     if settings["http"] is not None:  # 2 ms a second under full load

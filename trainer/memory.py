@@ -181,9 +181,9 @@ class Memory:
             *self.shelves.arrays, self.popular, self.popular_ms, self._place,
         )  # fmt: skip
 
-    def score(self, rows: list[Row], at_ms: int) -> tuple[Ints, NDArray[np.float64]]:
+    def score(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
         """One unnormalised score a candidate: what answers before the first version is trained."""
-        found, seen = self.evidence(rows, at_ms)
+        found, seen = self.evidence(rows, at_ms, also)
         return found, seen @ np.array([1.0, 0.3, 0.15, 0.0, 1.0, 0.0]) + 1e-4
 
     def top(self, at_ms: int) -> Ints:

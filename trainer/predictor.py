@@ -98,8 +98,10 @@ class Predictor:
         said = network.sequences(rows, at_ms, self.texts, self.trained.network.words)
         return said, self.trained.network.headings(said)
 
-    def case(self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int]) -> tuple[Ints, blend.Case]:
-        """A session as the blend sees it: its candidates as words of the memory, and their features."""
+    def case(
+        self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int], also: Ints = memory.NONE
+    ) -> tuple[Ints, blend.Case]:
+        """A session as the blend sees it: its candidates as words of the memory (`also` among them), their features."""
         assert self.trained is not None
         self.warm()
         remembered, net = self.memory, self.trained.network
@@ -107,22 +109,24 @@ class Predictor:
         known = [name for name in own if name in words]
         mine: Any = self.items.columns([words[name] for name in known]) if known else []
         logits = net.logits(heading, self.items.placed, mine, [own[name] for name in known])
-        found, evidence = remembered.evidence(rows, at_ms, self.items.words[_largest(logits, PROPOSED)])
+        proposed = np.concatenate([self.items.words[_largest(logits, PROPOSED)], also])
+        found, evidence = remembered.evidence(rows, at_ms, proposed)
         columns = self.items.columns(found)
         shelves = remembered.category[found]
         candidates = blend.features(
             evidence,
             shelves == words.get(f"c:{memory.last_category(rows)}", -2),
-            self._cosines(rows, columns),
-            logits[columns] - _log_sum(logits),
+            self.items.vectors[columns] @ self.leaning(rows),
+            logits[columns] - log_sum(logits),
         )
         own_features = blend.session_features(rows, at_ms)
         return found, blend.Case(candidates=candidates, session=own_features, shelves=shelves)
 
-    def _cosines(self, rows: list[Row], columns: Ints) -> texts.Vectors:
+    def leaning(self, rows: list[Row]) -> texts.Vectors:
+        """What a session's newest rows are about: their texts' vectors, weighted by how new each is."""
         about = self.texts.vectors([texts.row_text(row) for row in rows[-RECENT:]])
         weights = 0.7 ** np.arange(len(about))[::-1].astype(np.float32)
-        made: texts.Vectors = self.items.vectors[columns] @ (weights @ about / weights.sum())
+        made: texts.Vectors = weights @ about / weights.sum()
         return made
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
@@ -194,7 +198,8 @@ def _largest(values: Any, n: int) -> Any:
     return np.argpartition(values, -n)[-n:] if len(values) > n else np.arange(len(values))
 
 
-def _log_sum(values: Any) -> float:
+def log_sum(values: Any) -> float:
+    """The logarithm of the summed exponentials, 0 of nothing."""
     top = values.max(initial=-np.inf)
     return float(top + np.log(np.exp(values - top).sum())) if len(values) else 0.0
 

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import typer
 
-from deploy.cli import bench, cadence, check, config, erasure, feed, models, processes, send, store, watch
+from deploy.cli import bench, cadence, check, config, erasure, feed, models, processes, rank, send, store, watch
 
 # Errors whose message is meant for people, by name: their modules stay unimported until a command needs them.
 EXPECTED = frozenset({
     "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "NotSent", "CorruptVersion",
     "TopicUnusable", "NotLetIn", "NotDelivered", "BadEvent", "LogBehindProgress", "StoreFromNewerVersion",
-    "NothingThere", "KafkaError", "UnreadableStore", "UnreadableSegment",
+    "NothingThere", "KafkaError", "UnreadableStore", "UnreadableSegment", "NotRanked", "Unrankable",
 })  # fmt: skip
 REMEDIES = {  # errors of other people's making whose message lacks what to do
     "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "
@@ -37,7 +37,7 @@ app.add_typer(store.app, name="store")
 app.add_typer(bench.app, name="bench")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
-    erasure.forget, check.check, send.send, watch.watch,
+    erasure.forget, check.check, send.send, watch.watch, rank.rank,
 ):  # fmt: skip
     app.command()(command)
 
