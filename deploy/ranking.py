@@ -11,7 +11,7 @@ from deploy import settings as dials
 from featurestore import cover, lake, sessions
 from featurestore.events import Row, Session
 from streams import ranking, score
-from trainer import predictor, registry, texts
+from trainer import encoders, predictor, registry, texts
 from trainer import rank as ranks
 
 ANSWER_S = 10.0  # after which a request hears that the worker is busy
@@ -83,7 +83,7 @@ def from_folder(
     """The same without a worker: the champion and the lake of the shared folder."""
     the_lake = lake.Lake(settings.shared, "rank")
     path = registry.Registry(settings.shared).verify(champion) if champion is not None else None
-    words = texts.Texts(texts.encoder_of(path, settings.shared, settings.encoder()), settings.shared, "rank")
+    words = texts.Texts(encoders.encoder_of(path, settings.shared, settings.encoder()), settings.shared, "rank")
     model = predictor.Predictor.load(path, words) if path is not None else predictor.Predictor.cold(words)
     seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
     model.learn(the_lake.read(lambda found: found.rows(), seen))

@@ -11,6 +11,7 @@ import pytest
 
 from deploy import health, history, ranking
 from deploy.cli import rank as command
+from deploy.settings import Settings
 from featurestore import lake, sessions
 from featurestore.events import Event, Session
 from streams import ranking as asking
@@ -150,3 +151,13 @@ def test_over_http(tmp_path: Path) -> None:
         server.server_close()
     with pytest.raises(asking.NotRanked, match="no worker answers"):
         asking.rank(url, "me", ["x"])
+
+
+def test_without_a_worker_the_shared_folder_answers(tmp_path: Path) -> None:
+    """Before the first version the lake's rows are the memory; the person's open session is among them."""
+    settings = Settings.load({"shared": str(tmp_path), "encoder": "none"})
+    history.write([r.event for r in [*ROWS, row(100, "red trail shoe", user="me")]], lake.Lake(tmp_path, "t"),
+                  settings.sessions())  # fmt: skip
+    said = ranking.from_folder(settings, None, "me", ["blue trail shoe", "table lamp", "never seen"])
+    assert (said["reason"], said["model_version"]) == ("fallback", "memory")
+    assert [one["text"][:10] for one in said["ranked"]][-1] == "never seen"
