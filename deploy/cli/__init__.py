@@ -8,7 +8,22 @@ from typing import Any, cast
 
 import typer
 
-from deploy.cli import bench, cadence, check, config, erasure, feed, models, processes, rank, send, store, watch
+from deploy.cli import (
+    bench,
+    cadence,
+    check,
+    config,
+    dead_letters,
+    erasure,
+    feed,
+    models,
+    operate,
+    processes,
+    rank,
+    send,
+    store,
+    watch,
+)
 
 # Errors whose message is meant for people, by name: their modules stay unimported until a command needs them.
 EXPECTED = frozenset({
@@ -35,9 +50,10 @@ app.add_typer(models.app, name="models")
 app.add_typer(cadence.app, name="cadence")
 app.add_typer(store.app, name="store")
 app.add_typer(bench.app, name="bench")
+app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
-    erasure.forget, check.check, send.send, watch.watch, rank.rank,
+    erasure.forget, check.check, operate.status, operate.sql, send.send, watch.watch, rank.rank,
 ):  # fmt: skip
     app.command()(command)
 
