@@ -150,10 +150,13 @@ def tell_other_logs(ingest_: ingest.Ingest) -> None:
 
 
 async def same_logs(settings: AppSettings, log_ids: Mapping[str, str]) -> bool:
-    """Whether the event topics' logs are those that were read so far; False where nobody answers, else it raises."""
+    """Whether the event topics' logs are those that were read so far; False where nobody answers, else it raises.
+
+    A broker that goes down may hang up in the middle of a log-in: who was let in before does not stop for it.
+    """
     try:
         found = await asyncio.to_thread(topics.log_ids, settings.kafka, settings.events)
-    except (topics.BrokerUnreachable, errors.KafkaError) as error:
+    except (connection.BrokerUnreachable, connection.NotLetIn, errors.KafkaError) as error:
         log.warning("Nobody says just now whether the topics are still the same.", why=str(error))
         return False
     for topic in settings.events:
@@ -211,7 +214,7 @@ def build(
     ) -> dict[TP, int]:
         if partitions - ingest_.parts.keys():
             while still() and not await same_logs(settings, ingest_.log_ids):
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.5)
         return await ingest_.adopt(partitions, bounds) if still() else {}  # locks are fair: a revoke comes after it
 
     async def unreadable(positions: Mapping[TP, int], why: str) -> None:
