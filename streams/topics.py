@@ -16,8 +16,8 @@ from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, Ka
 from streams.connection import BrokerUnreachable, Connection, of
 from streams.connection import knock as require_listener
 
-__all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics", "ensure", "log_id", "log_ids",
-           "require_listener", "shapes"]  # fmt: skip
+__all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics", "compared", "ensure", "log_id",
+           "log_ids", "require_listener", "shapes"]  # fmt: skip
 
 DAY_MS = 86_400_000
 EVENT_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
@@ -99,6 +99,15 @@ def ensure(kafka: str | Connection, topics: Topics) -> list[Difference]:
     if broken:
         raise TopicUnusable(f"{broken[0]}: name another topic for it (`topics.*`) or make it anew with 1 partition")
     return differences
+
+
+def compared(kafka: str | Connection, topics: Topics) -> tuple[list[str], list[Difference]]:
+    """Topics that are not there, and in what the others differ; nothing is made."""
+    wanted = shapes(topics)
+    with _admin(kafka) as admin:
+        there = set(admin.list_topics())
+        existing = {name: shape for name, shape in wanted.items() if name in there}
+        return [name for name in wanted if name not in there], _partitions(admin, existing) + _configs(admin, existing)
 
 
 def log_ids(kafka: str | Connection, topics: Topics | Sequence[str]) -> dict[str, str]:

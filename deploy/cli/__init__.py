@@ -14,6 +14,7 @@ from deploy.cli import (
     check,
     config,
     dead_letters,
+    doctor,
     erasure,
     feed,
     models,
@@ -54,6 +55,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
     erasure.forget, check.check, operate.status, operate.sql, send.send, watch.watch, rank.rank,
+    doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 
