@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults kafka up clean
+.PHONY: help demo test check bench soak faults kafka up clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ bench: $(READY) ## the benchmarks; print their numbers
 
 faults: $(READY) ## the long fault run on a Kafka of its own: kills, freezes, outages; ends with 1 where a count is off
 	PYTHONPATH=. $(BIN)/python tests/faults/storm.py
+
+soak: $(READY) ## three million events through a window of half an hour, then what grows with what; print the series
+	$(BIN)/python tests/benchmarks/soak.py
+	$(BIN)/python tests/benchmarks/growth.py
 
 kafka: $(READY) ## a real Apache Kafka on loopback (Java 17 and Maven), until ctrl-C
 	$(BIN)/python -m deploy.kafka

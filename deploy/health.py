@@ -44,6 +44,13 @@ BY_PARTITION = {
     "watermark_seconds": "Event time up to which the partition was seen",
     "open_sessions": "Sessions that may still grow",
 }
+OF_TRAINER = {  # name: key of the status, what it tells, how many of its units are one of the metric's
+    "verdict_timestamp_seconds": ("verdict_ms", "When a retrain was judged last", 1_000),
+    "accepted_timestamp_seconds": ("accepted_ms", "When a version passed last", 1_000),
+    "rejected_in_a_row": ("rejected_in_a_row", "Candidates kept out since one passed", 1),
+    "cadence_seconds": ("cadence_ms", "Time between retrains, as set now", 1_000),
+    "paused_until_timestamp_seconds": ("paused_until_ms", "Until when retrains are paused", 1_000),
+}
 
 
 class Latencies(deque[float]):
@@ -125,6 +132,9 @@ class Collector:
             for outcome, count in status["retrains"].items():
                 retrains.add_metric((outcome,), count)
             yield retrains
+            for name, (key, told, unit) in OF_TRAINER.items():
+                if status.get(key) is not None:
+                    yield GaugeMetricFamily(f"nextclick_{name}", told, value=status[key] / unit)
             return
         counts = list(itertools.accumulate(self.health.latencies.counts))
         bounds = [*(str(ms / 1000) for ms in BUCKETS_MS), "+Inf"]

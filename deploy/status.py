@@ -68,7 +68,7 @@ def gather(
         "champion_age_ms": now_ms - int(last["at_ms"]) if last else None,
         "pinned_by": state.pinned_by if state.pinned else None,
         "verdicts": judged[-VERDICTS:],
-        "rejected_in_a_row": rejected_in_a_row(judged),
+        "rejected_in_a_row": verdicts.rejected_in_a_row(judged),
         "running": {"by": begun.by, "since_ms": begun.at_ms, **begun.data} if (begun := state.running) else None,
         "next_retrain_ms": next_retrain_ms(state, int(settings["cadence"])),
         "paused": {"until_ms": paused.until_ms, "by": paused.by} if paused else None,
@@ -82,21 +82,6 @@ def _worker(beat: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     age_ms = now_ms - int(beat["at_ms"])
     told = {name: beat.get(name) for name in kept}
     return told | {"partitions": dict(beat.get("partitions", {})), "beat_age_ms": age_ms, "alive": age_ms <= GONE_MS}
-
-
-def rejected_in_a_row(judged: list[dict[str, Any]]) -> int:
-    """How many candidates were kept out since the last one that passed.
-
-    >>> no, yes = {"accepted": False, "metrics": {"candidate": {}}}, {"accepted": True}
-    >>> rejected_in_a_row([no, yes, no, {"accepted": False}, no])
-    2
-    """
-    count = 0
-    for verdict in reversed(judged):
-        if verdict["accepted"]:
-            break
-        count += bool(verdict.get("metrics"))
-    return count
 
 
 def next_retrain_ms(state: control.ControlState, cadence_ms: int) -> int | None:

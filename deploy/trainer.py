@@ -19,7 +19,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import child, ending, health, logs
+from deploy import child, ending, health, logs, verdicts
 from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
@@ -243,7 +243,13 @@ class Trainer:
     def status(self) -> dict[str, Any]:
         """How this trainer is, for its web server."""
         state = self.following.state
+        judged = list(state.verdicts)
+        passed = next((v for v in reversed(judged) if v["accepted"]), None)
         return {
+            "verdict_ms": int(judged[-1]["at_ms"]) if judged else None,
+            "accepted_ms": int(passed["at_ms"]) if passed else None,
+            "rejected_in_a_row": verdicts.rejected_in_a_row(judged),
+            "cadence_ms": int(self.live(state)["cadence"]),
             "trainer": self.settings.worker, "at_ms": int(time.time() * 1000), "leading": self.leading.is_set(),
             "busy": self.busy.locked(), "tuning": self.preparing is not None and self.preparing.is_alive(),
             "champion": state.champion,
