@@ -34,6 +34,7 @@ bench: $(READY) ## the benchmarks; print their numbers
 
 faults: $(READY) ## the long fault run on a Kafka of its own: kills, freezes, outages; ends with 1 where a count is off
 	PYTHONPATH=. $(BIN)/python tests/faults/storm.py
+	PYTHONPATH=. $(BIN)/python tests/faults/recovery.py
 
 soak: $(READY) ## three million events through a window of half an hour, then what grows with what; print the series
 	$(BIN)/python tests/benchmarks/soak.py

@@ -139,8 +139,8 @@ class Bench:
         self.broker.restart()
         return time.time()
 
-    def measure(self, rounds: int) -> dict[str, dict[str, object]]:
-        """Each fault so many times."""
+    def measure(self, rounds: int, names: list[str]) -> dict[str, dict[str, object]]:
+        """Each fault (those that are named, or all) so many times."""
         self.start("A")
         self.wait(lambda: self.arena.owns("A"))
         self.arena.source.start()
@@ -148,6 +148,8 @@ class Bench:
         self.watch = Watch(self.broker.address, self.arena.predictions)
         found: dict[str, dict[str, object]] = {}
         for fault in (self.killed, self.killed_alone, self.left, self.restarted):
+            if names and fault.__name__ not in names:
+                continue
             first, last = [], []
             for _ in range(rounds):
                 fault_s = fault()
@@ -187,7 +189,7 @@ def main() -> None:
     with folder as name, real_kafka.start(0, Path(name) / "kafka") as broker:
         bench = Bench(broker, Path(name))
         try:
-            found = bench.measure(int(arenas.environment("rounds", 10)))
+            found = bench.measure(int(arenas.environment("rounds", 10)), [a for a in sys.argv[1:] if a != "--json"])
         finally:
             bench.close()
     if "--json" in sys.argv:
