@@ -17,6 +17,7 @@ from deploy.cli import (
     doctor,
     erasure,
     feed,
+    importing,
     models,
     operate,
     processes,
@@ -58,6 +59,7 @@ for command in (
     doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(importing.import_)
 
 
 def main(arguments: list[str] | None = None) -> None:
