@@ -118,3 +118,24 @@ def test_absent_java_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(broker.BrokerError, match=r"java.* not found: install Java 17"):
         real_kafka.start(0, tmp_path / "data")
+
+
+def test_port_taken_between_looking_and_listening_is_exchanged_for_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the port was for it to choose, a Kafka tries others; none is one that outgoing connections are given."""
+    tried: list[int] = []
+
+    def taken(port: int, *_: object) -> real_kafka.Kafka:
+        tried.append(port)
+        raise real_kafka.PortTaken("Address already in use")
+
+    monkeypatch.setattr(real_kafka, "missing", lambda: None)
+    monkeypatch.setattr(real_kafka, "_start", taken)
+    with pytest.raises(real_kafka.PortTaken):
+        real_kafka.start(0, tmp_path)
+    assert len(tried) == real_kafka.TRIES
+    assert set(tried) <= set(broker.PORTS)
+    with pytest.raises(real_kafka.PortTaken):
+        real_kafka.start(29_092, tmp_path)
+    assert tried[real_kafka.TRIES :] == [29_092]  # the port that was asked for, or none
