@@ -45,7 +45,7 @@ __all__ = [
 FULL = 250_000  # rows from which a segment is left alone by compaction
 DEAD_MS = 600_000  # no writer takes that long over a file
 ERASE_EVERY_MS = 10_000
-READS = 3
+READS = 10
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -86,7 +86,11 @@ class _Part(NamedTuple):
 
 
 class Lake:
-    """The lake below one shared folder, as one writer sees it; every method may run beside those of other writers."""
+    """The lake below one shared folder, as one writer sees it; every method may run beside other writers and readers.
+
+    `compact`, `expire` and `forget` are one keeper's at a time: a file that one of them rewrites while another expires
+    it would come back, with a gap behind it.
+    """
 
     def __init__(self, root: Path, writer: str) -> None:
         self.root = Path(root) / "events"

@@ -17,7 +17,7 @@ from featurestore.lake import Lake, LakeProgress, PartitionKey
 from trainer import registry
 
 KEYS = (PartitionKey("shop@log", 0), PartitionKey("shop@log", 1))
-STEP, ROUNDS = 20, 60
+STEP, ROUNDS = 20, 80
 KEEP_MS = 400_000  # of event time: 400 offsets
 
 
@@ -55,7 +55,7 @@ class House:
                     for begin in (first, max(0, first - STEP // 2))[: 1 + n % 2]:
                         mine.write(key, begin, nxt, table(key, begin, nxt), LakeProgress(
                             next=nxt, watermark_ms=nxt * 1000, stored=nxt))  # fmt: skip
-                time.sleep(0.02)
+                time.sleep(0.05)
         finally:
             self.over.set()
 
@@ -80,15 +80,18 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def test_rows_read_beside_all_upkeep(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """Segments are written twice, merged, expired and rewritten while three readers read all the time."""
     house = House(tmp_path)
-    keeper, eraser = Lake(tmp_path, "trainer"), Lake(tmp_path, "trainer")
-    age_ms = 1_000  # a reader is through with its cover by then; live: ten minutes
+    keeper, files = Lake(tmp_path, "trainer"), threading.Lock()  # as the leading trainer has them
+    age_ms = 2_000  # a reader is through with its cover by then; live: ten minutes
 
     def keep() -> None:
-        keeper.compact(age_ms, int(time.time() * 1000))
-        keeper.expire(KEEP_MS)
+        with files:
+            keeper.compact(age_ms, int(time.time() * 1000))
+            keeper.expire(KEEP_MS)
+        time.sleep(0.3)
 
     def erase() -> None:
-        eraser.forget(["gone"])
+        with files:
+            keeper.forget(["gone"])
         time.sleep(0.5)
 
     readers = [Lake(tmp_path, f"reader{n}") for n in range(3)]
@@ -102,7 +105,7 @@ def test_rows_read_beside_all_upkeep(tmp_path: Path, pool: ThreadPoolExecutor) -
     for _ in range(3):
         keeper.compact(0, int(time.time() * 1000) + 1_000)
     keeper.expire(KEEP_MS)
-    eraser.forget(["gone"])  # the trainer does so every ten seconds
+    keeper.forget(["gone"])  # the trainer does so every ten seconds
     for part in verify.lake_parts(tmp_path):
         assert [str(f) for f in part.findings if f.fault and f.kind != "counts"] == []
         assert part.end == last
