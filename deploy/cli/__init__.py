@@ -22,6 +22,7 @@ from deploy.cli import (
     operate,
     processes,
     rank,
+    search,
     send,
     store,
     watch,
@@ -32,6 +33,7 @@ EXPECTED = frozenset({
     "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "NotSent", "CorruptVersion",
     "TopicUnusable", "NotLetIn", "NotDelivered", "BadEvent", "LogBehindProgress", "StoreFromNewerVersion",
     "NothingThere", "KafkaError", "UnreadableStore", "UnreadableSegment", "NotRanked", "Unrankable",
+    "NotInstalled", "NothingToJudge",
 })  # fmt: skip
 REMEDIES = {  # errors of other people's making whose message lacks what to do
     "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "
@@ -55,7 +57,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
-    erasure.forget, check.check, operate.status, operate.sql, send.send, watch.watch, rank.rank,
+    search.tune, erasure.forget, check.check, operate.status, operate.sql, send.send, watch.watch, rank.rank,
     doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
