@@ -10,7 +10,7 @@ import structlog
 
 from deploy.job import Job, Prepared
 from featurestore import lake, window
-from trainer import encoders, experiments, network, predictor, registry, retrain, texts, tuning
+from trainer import encoders, experiments, network, predictor, registry, retrain, staleness, texts, tuning
 
 log = structlog.get_logger()
 
@@ -35,7 +35,9 @@ def _judged(job: Job) -> retrain.Verdict:
     policy, words = _policy(job), _texts(job, champion)
 
     def run(cover: lake.Cover) -> retrain.Verdict:
-        return retrain.run(cover, champion, recipe, policy, int(time.time() * 1000), texts=words, out=out)
+        now_ms = int(time.time() * 1000)
+        back = staleness.look_back(out, champion, now_ms, lambda path: _loaded(job, path, words))
+        return retrain.run(cover, champion, recipe, policy, now_ms, texts=words, out=out, look_back=back)
 
     verdict = the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
     for wrong in verdict.warnings:
@@ -80,6 +82,11 @@ def _loads(job: Job) -> bool:
     except Exception:
         return False
     return True
+
+
+def _loaded(job: Job, path: Path, words: texts.Texts) -> predictor.Predictor:
+    own = encoders.encoder_of(path, Path(job.shared), job.encoder)
+    return predictor.Predictor.load(path, words if own == words.encoder else _texts(job, path))
 
 
 def _texts(job: Job, champion: Path | None) -> texts.Texts:

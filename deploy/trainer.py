@@ -24,7 +24,7 @@ from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
 from streams import control, topics
-from trainer import cadence, encoders, experiments, registry
+from trainer import cadence, encoders, experiments, registry, staleness
 
 log = structlog.get_logger()
 
@@ -229,6 +229,7 @@ class Trainer:
             self.lake.expire(settings["lake.keep"])
         state = self.following.state
         kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
+        kept |= staleness.ladder(staleness.versions(self.registry), now_ms)
         gone = [f"versions/{v}" for v in self.registry.prune(settings["models.keep"], kept)]
         used = {self.encoder_digest, *([self.encoded] if self.encoded is not None else [])}
         gone += self.registry.sweep(used, 1000 * int(child.limit_s("prepare", settings["tune.budget"])), now_ms)

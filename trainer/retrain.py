@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from trainer.memory import current_item, token
 from trainer.neighbours import Ints
 from trainer.network import Network, NetworkSettings
 from trainer.predictor import Predictor, Trained
+from trainer.staleness import LookBack
 from trainer.texts import Texts, row_text
 
 Cuts = window.Ints  # numbers of cuts
@@ -54,6 +56,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float = 0.0
     wall_ms: int = 0
     warnings: tuple[str, ...] = ()  # what is not right with the data or the settings
+    staleness: LookBack = LookBack()  # older versions on the same slice; its CPU is part of `cpu_seconds`
 
 
 def lessons(cover: Cover, recipe: Recipe, policy: window.WindowPolicy, encoder: str) -> tuning.Lessons:
@@ -72,6 +75,7 @@ def run(
     *,
     texts: Texts,
     out: registry.Registry,
+    look_back: Callable[[window.Examples, list[Row], Cuts, Predictor], LookBack] | None = None,
 ) -> Verdict:
     """Train a candidate on the window, judge it on cuts that no model has seen, publish it where it passes.
 
@@ -128,15 +132,18 @@ def run(
     if "champion" in judged:
         gate = judge.recipe_gate if recipe.kind == "tune" else judge.refresh_gate
         accepted, reason, bounds = gate(judged["candidate"], judged["champion"], session)
+    newest = candidate if accepted or old is None else old
+    aged = look_back(made, rows, held, newest) if look_back is not None else LookBack()
     if not accepted:
         if words.digest != texts.digest:
             out.discard(words.digest)  # several may come in an hour
-        return verdict(False, reason, metrics=metrics, bounds=bounds)
+        return verdict(False, reason, metrics=metrics, bounds=bounds, staleness=aged)
     words.save()
     words.keep()
     meta = {**said, "made_ms": now_ms, "metrics": metrics, "items": len(past.items), "format": 2}
     meta |= {"encoder": words.digest, "limits": said["warnings"]}
-    return verdict(True, reason, version=out.publish(candidate.save, meta), metrics=metrics, bounds=bounds)
+    version = out.publish(candidate.save, meta)
+    return verdict(True, reason, version=version, metrics=metrics, bounds=bounds, staleness=aged)
 
 
 def parts(made: window.Examples, recipe: Recipe, policy: window.WindowPolicy) -> tuple[Cuts, Cuts, Cuts]:

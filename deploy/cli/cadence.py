@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def show(
         "champion": state.champion,
         "pinned_by": state.pinned_by,
         "verdicts": verdicts,
+        "worth": (worth := _worth(list(state.verdicts), int(settings["cadence"]))),
     }  # fmt: skip
     lines = [[name, value.text, value.told] for name, value in live.items()]
     if paused:
@@ -53,7 +55,56 @@ def show(
     plain = options.table(lines)
     if verdicts:
         plain += "\n\n" + options.table([verdict(v) for v in reversed(verdicts)])
-    options.show(result, json, plain)
+    options.show(result, json, plain + "\n\n" + told_worth(worth))
+
+
+def _worth(verdicts: list[dict[str, Any]], asked_ms: int) -> dict[str, Any]:
+    """What the cadence costs and gains: the staleness curve, CPU and time a retrain, the cadence that is kept."""
+    import msgspec
+
+    from trainer import staleness
+
+    done = [v for v in verdicts if v.get("metrics")]
+    curve = staleness.pooled(done)
+    begun = [int(v["at_ms"]) - int(v["wall_ms"]) for v in done if v.get("wall_ms")]
+    gaps = sorted(b - a for a, b in itertools.pairwise(begun))
+    busy = sorted(int(v["wall_ms"]) for v in done if v.get("wall_ms"))
+    sustained = gaps[len(gaps) // 2] if busy and busy[len(busy) // 2] > asked_ms and gaps else None
+    cpu = [float(v.get("cpu_seconds", 0)) for v in done]
+    back = [float((v.get("staleness") or {}).get("cpu_seconds", 0)) for v in done]
+    return {
+        "asked_ms": asked_ms,
+        "sustained_ms": sustained,  # null: the asked one is kept, as far as is known
+        "retrains": len(done),
+        "cpu_seconds": sum(cpu) / len(cpu) if cpu else None,
+        "cpu_seconds_looking_back": sum(back) / len(back) if back else None,
+        "curve": msgspec.to_builtins(curve),
+        "curve_standing_still": msgspec.to_builtins(staleness.pooled(done, "shipped")),
+        "advice": staleness.advice(curve, asked_ms, sustained),
+    }
+
+
+def told_worth(worth: dict[str, Any]) -> str:
+    """What a cadence is worth, in lines: log loss against the newest version by age, above 0 is worse."""
+    rows = [["model's age", "trained part that old", "standing still", "cases"]]
+    still = {p["rung_ms"]: p for p in worth["curve_standing_still"]}
+
+    def nats(p: dict[str, Any] | None) -> str:
+        return f"{p['mean']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]" if p else ""
+
+    for p in worth["curve"]:
+        rows.append([f"~{p['rung_ms'] // 60_000} min", nats(p), nats(still.get(p["rung_ms"])),
+                     f"{p['n']:,} in {p['retrains']} retrains"])  # fmt: skip
+    lines = ["log loss against the newest version, nats, 95 % (above 0: worse):", options.table(rows)]
+    if worth["cpu_seconds"] is not None:
+        lines.append(
+            f"{worth['cpu_seconds']:.1f} CPU s a retrain over {worth['retrains']}, "
+            f"{worth['cpu_seconds_looking_back']:.1f} of them for this curve"
+        )
+    if worth["sustained_ms"] is not None:
+        lines.append(f"asked for every {worth['asked_ms'] / 1000:.0f} s, sustained: every "
+                     f"{worth['sustained_ms'] / 1000:.0f} s")  # fmt: skip
+    return "\n".join([*(lines if worth["curve"] else lines[2:]), worth["advice"]])
 
 
 def _live() -> list[str]:
