@@ -90,6 +90,7 @@ async def _kafka(
         auto_offset_reset="none", fetch_max_wait_ms=50,
     )  # fmt: skip
     await consumer.start()
+    await asyncio.sleep(0)  # a task of aiokafka that never began makes `stop` fail, where nothing is read between
     try:
         keys = parts.keys() | {key for own in owns.values() for key in own}
         for key in sorted(keys):

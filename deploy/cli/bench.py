@@ -34,6 +34,8 @@ def latency(
     Open loop: events have their times in advance, and latency counts from those. Without --kafka on an embedded broker.
     Topics and folders are made for it and removed; the worker joins the consumer group `nextclick`, so on a broker that
     serves other workers their partitions are assigned anew.
+
+    Example: nextclick bench latency --rate 200 --for 5s --kafka localhost:9092
     """
     settings = options.settings_of(kafka, shared, None, config, assigned)
     seconds = (options.milliseconds(for_, "--for") or 0) / 1000

@@ -24,7 +24,10 @@ def show(
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """The live settings, a pause, the last verdicts with their reasons."""
+    """The live settings, a pause, the last verdicts with their reasons.
+
+    Example: nextclick cadence show --json
+    """
     from deploy.cli import log
 
     settings = options.settings_of(kafka, None, None, config, assigned)
@@ -141,7 +144,10 @@ def set_(
     tune: Annotated[str | None, typer.Option("--tune", help=" | ".join(dials.TUNE_MODES))] = None,
     kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Change live settings for every process, now: `set 30s --window 50000 --tune off`."""
+    """Change live settings for every process, now: `set 30s --window 50000 --tune off`.
+
+    Example: nextclick cadence set 30s --window 50000 --tune off
+    """
     said = dials.pairs([a if "=" in a else f"cadence={a}" for a in assignments or []])
     said |= {name: text for name, text in (("window", window), ("tune", tune)) if text is not None}
     live = _live()
@@ -165,7 +171,10 @@ def pause(
     ] = None,
     kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """No retrains for a while; predictions go on."""
+    """No retrains for a while; predictions go on.
+
+    Example: nextclick cadence pause --for 2h
+    """
     length_ms = options.milliseconds(for_, "--for")
     if not length_ms:
         raise dials.SettingsError("a pause always has an end: write one above zero, like --for 2h")
@@ -176,20 +185,29 @@ def pause(
 
 @app.command()
 def resume(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
-    """End a pause."""
+    """End a pause.
+
+    Example: nextclick cadence resume
+    """
     _say(options.settings_of(kafka, None, None, config), "resume", {}, json, "retrains go on")
 
 
 @app.command()
 def now(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
-    """Retrain at once."""
+    """Retrain at once.
+
+    Example: nextclick cadence now
+    """
     _say(options.settings_of(kafka, None, None, config), "retrain.now", {}, json,
          "a retrain is asked for; `nextclick cadence show` tells what came of it")  # fmt: skip
 
 
 @app.command()
 def reset(kafka: options.Kafka = None, config: options.Config = None, json: options.Json = False) -> None:
-    """Back to what options, environment and file say."""
+    """Back to what options, environment and file say.
+
+    Example: nextclick cadence reset
+    """
     _say(options.settings_of(kafka, None, None, config), "cadence.reset", {}, json,
          "the trainer's own options, environment and file count again")  # fmt: skip
 

@@ -27,7 +27,10 @@ def check(
     config: options.Config = None, assigned: options.Set = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, the summary last.")] = False,
 ) -> None:  # fmt: skip
-    """What would become of these lines: events, nothing to store, or dead letters; code 1 where there are any."""
+    """What would become of these lines: events, nothing to store, or dead letters; code 1 where there are any.
+
+    Example: nextclick check events.jsonl.gz --dialect segment
+    """
     from deploy import replay
 
     settings = options.settings_of(None, None, None, config, assigned)

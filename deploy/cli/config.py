@@ -21,7 +21,10 @@ def show(
     kafka: options.Kafka = None, shared: options.Shared = None, worker: options.Worker = None,
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Every setting with its value and its source; live ones are asked of the control log where --kafka is given."""
+    """Every setting with its value and its source; live ones are asked of the control log where --kafka is given.
+
+    Example: nextclick config show --config nextclick.toml
+    """
     settings = options.settings_of(kafka, shared, worker, config, assigned)
     if settings.source("kafka") != "default":
         from deploy.cli import log

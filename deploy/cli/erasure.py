@@ -14,7 +14,10 @@ def forget(
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Forget a user: every process filters from now on, files are rewritten, the prediction gets a tombstone."""
+    """Forget a user: every process filters from now on, files are rewritten, the prediction gets a tombstone.
+
+    Example: nextclick forget u-7 --kafka localhost:9092
+    """
     from deploy import replay
     from deploy.cli import log
 

@@ -20,7 +20,10 @@ def replay(
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Play a file into the event topic."""
+    """Play a file into the event topic.
+
+    Example: nextclick replay events.jsonl.gz --speed 60 --kafka localhost:9092
+    """
     from deploy import replay as playing
 
     settings = options.settings_of(kafka, None, None, config, assigned)
@@ -48,7 +51,10 @@ def simulate(
     kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """A plausible shop's events into the event topic."""
+    """A plausible shop's events into the event topic.
+
+    Example: nextclick simulate --rate 50 --for 10m --kafka localhost:9092
+    """
     from deploy import replay as playing
     from deploy import up
 
@@ -79,7 +85,10 @@ def backtest(
     cadence: Annotated[str, typer.Option("--cadence", help="One or several, like 7d,never; event time.")] = "7d,never",
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """The same predictor and the same retrains on the event clock, beside simple baselines."""
+    """The same predictor and the same retrains on the event clock, beside simple baselines.
+
+    Example: nextclick backtest events.jsonl.gz --cadence 1d,7d,never
+    """
     from deploy import replay as playing
 
     settings = options.settings_of(None, None, None, config, assigned)

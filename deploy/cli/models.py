@@ -33,7 +33,10 @@ def list_(
     kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """All versions with how each was judged, the champion marked; then what was rejected lately, and why."""
+    """All versions with how each was judged, the champion marked; then what was rejected lately, and why.
+
+    Example: nextclick models list --kafka localhost:9092
+    """
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
@@ -69,7 +72,10 @@ def show(
     version: Version, kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """What a version says about itself, and with --kafka how it was judged and what it held off since."""
+    """What a version says about itself, and with --kafka how it was judged and what it held off since.
+
+    Example: nextclick models show v000004-3fa2c1
+    """
     settings = options.settings_of(kafka, shared, None, config, assigned)
     meta = _meta(settings, version)
     file = settings.shared / "versions" / version / "README.md"
@@ -93,7 +99,10 @@ def promote(
     version: Version, kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Make a version the champion by hand, and pin it."""
+    """Make a version the champion by hand, and pin it.
+
+    Example: nextclick models promote v000004-3fa2c1
+    """
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
@@ -108,7 +117,10 @@ def rollback(
     kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Go back to the champion's predecessor, and pin it."""
+    """Go back to the champion's predecessor, and pin it.
+
+    Example: nextclick models rollback
+    """
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
@@ -127,7 +139,10 @@ def pin(
     shared: options.Shared = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Keep a version, and let no other be promoted by itself."""
+    """Keep a version, and let no other be promoted by itself.
+
+    Example: nextclick models pin
+    """
     from deploy.cli import log
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
@@ -143,7 +158,10 @@ def unpin(
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Let the gates promote again."""
+    """Let the gates promote again.
+
+    Example: nextclick models unpin
+    """
     settings = options.settings_of(kafka, None, None, config, assigned)
     _say(settings, "model.unpin", {}, json, "nothing is pinned; what passes the gate is promoted again")
 

@@ -34,7 +34,10 @@ def up(
     demo: Annotated[bool, typer.Option("--demo", help="The simulated shop on a quick clock.")] = False,
     json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Broker (unless --kafka says which), worker, trainer and input together; ctrl-C stops all of it."""
+    """Broker (unless --kafka says which), worker, trainer and input together; ctrl-C stops all of it.
+
+    Example: nextclick up --simulate --for 5m
+    """
     preset = DEMO if demo else None
     settings = options.settings_of(kafka, shared, worker, config, assigned, preset)
     if demo:
@@ -80,7 +83,10 @@ def broker(
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 9092,
 ) -> None:
-    """The embedded broker, in memory, for trying things out."""
+    """The embedded broker, in memory, for trying things out.
+
+    Example: nextclick broker --port 9092
+    """
     from deploy import broker as embedded
 
     over = threading.Event()
@@ -97,7 +103,10 @@ def worker(
     kafka: options.Kafka = None, shared: options.Shared = None, name: options.Worker = None,
     config: options.Config = None, assigned: options.Set = None,
 ) -> None:  # fmt: skip
-    """Read events, predict, keep the lake; as many as there are partitions."""
+    """Read events, predict, keep the lake; as many as there are partitions.
+
+    Example: nextclick worker --kafka localhost:9092 --shared /srv/nextclick
+    """
     _become("deploy.worker", options.settings_of(kafka, shared, name, config, assigned))
 
 
@@ -105,7 +114,10 @@ def trainer(
     kafka: options.Kafka = None, shared: options.Shared = None, name: options.Worker = None,
     config: options.Config = None, assigned: options.Set = None,
 ) -> None:  # fmt: skip
-    """Retrain every cadence; one leads, others stand by."""
+    """Retrain every cadence; one leads, others stand by.
+
+    Example: nextclick trainer --kafka localhost:9092 --set cadence=30s
+    """
     _become("deploy.trainer", options.settings_of(kafka, shared, name, config, assigned))
 
 

@@ -26,6 +26,8 @@ def check(
     """Read store, lake and (where a broker answers) Kafka, and say where they disagree; 1 is the code of a fault.
 
     A store file that a worker runs on is left alone and named. The lake may be checked while everything runs.
+
+    Example: nextclick store check --shared ./nextclick-data
     """
     settings = options.settings_of(kafka, shared, None, config, assigned)
     from deploy import verify
