@@ -8,12 +8,13 @@ from types import ModuleType
 
 import pytest
 
-from deploy import bench, cli
-from deploy.bench import USERS, Ledger, Plan, Turn
+from deploy import cli, probe, timings
+from deploy.probe import USERS, Ledger
+from deploy.timings import Plan, Turn
 from streams import stages
 
 
-@pytest.mark.parametrize("module", [bench, stages])
+@pytest.mark.parametrize("module", [probe, timings, stages])
 def test_examples_in_the_modules_hold(module: ModuleType) -> None:
     """Their doctests, which no other run looks at."""
     assert doctest.testmod(module).failed == 0
@@ -53,9 +54,9 @@ def turn(who: str, latencies_ms: list[float], behind: int = 0) -> Turn:
 def test_rate_that_was_not_sustained_names_the_stage() -> None:
     """Where events pile up it is said, and what took the time."""
     plan = Plan(rates=(10,), rounds=1)
-    good = bench.result([turn("worker", [4.0, 6.0]), turn("echo", [2.0, 3.0])], plan)["rates"][0]
+    good = timings.result([turn("worker", [4.0, 6.0]), turn("echo", [2.0, 3.0])], plan)["rates"][0]
     assert (good["sustained"], good["ratio"]) == (True, {"p50_ms": 2.0, "p99_ms": 2.0})
-    bad = bench.result([turn("worker", [4.0] * 20, behind=9), turn("echo", [2.0])], plan)["rates"][0]
+    bad = timings.result([turn("worker", [4.0] * 20, behind=9), turn("echo", [2.0])], plan)["rates"][0]
     assert (bad["sustained"], bad["why"]) == (False, "most of the time went into predict (3.0 s)")
 
 

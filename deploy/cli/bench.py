@@ -46,8 +46,8 @@ def latency(
         from streams import topics
 
         topics.require_listener(settings.kafka)
-    from deploy import bench
+    from deploy import bench, timings
 
-    plan = bench.Plan(rates=tuple(rate or bench.Plan().rates), seconds=seconds, rounds=rounds, model=model)
+    plan = timings.Plan(rates=tuple(rate or timings.Plan().rates), seconds=seconds, rounds=rounds, model=model)
     told = bench.run(settings, plan, lambda text: print(text, file=sys.stderr, flush=True), embedded=embedded)
-    options.show(told, json, "\n".join(bench.table(told)))
+    options.show(told, json, "\n".join(timings.table(told)))
