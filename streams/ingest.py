@@ -324,8 +324,9 @@ class Ingest:
         if progress is None:
             return
         self._to_lake(part, progress)
-        keep = {(s.user_id, s.session_id) for s in open_}  # at hand since the fold goes on
-        self.store.evict(part.key, progress.watermark_ms - self.keep_ms, part.flushed, keep)
+        before_ms = progress.watermark_ms - self.keep_ms
+        keep = {(s.user_id, s.session_id) for s in open_ if s.first_ms < before_ms}  # the others have no row so old
+        self.store.evict(part.key, before_ms, part.flushed, keep)
 
     def _to_lake(self, part: Part, progress: store.Progress) -> None:
         rows = self.store.flush_rows(part.key, part.flushed, progress.next)
