@@ -42,7 +42,10 @@ def _judged(job: Job) -> retrain.Verdict:
     verdict = the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
     for wrong in verdict.warnings:
         log.warning("What predictions rest on is not right.", why=wrong)
-    experiments.write(verdict, job.tensorboard, job.mlflow)
+    try:
+        experiments.write(verdict, job.tensorboard, job.mlflow)
+    except Exception as error:  # a verdict is not lost because a tracking server is down
+        log.warning("A retrain was not told to TensorBoard or MLflow.", error=repr(error))
     return verdict
 
 

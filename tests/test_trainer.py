@@ -279,6 +279,18 @@ def test_a_champion_that_cannot_be_built_on_is_succeeded(log: Log, tmp_path: Pat
     assert (log.state.champion, log.state.predecessor) == (version, old)
 
 
+def test_a_tracking_server_that_is_down_costs_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came of a retrain is returned, whatever TensorBoard or MLflow say."""
+
+    def down(*said: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(retraining.experiments, "write", down)
+    monkeypatch.setattr(retraining.retrain, "run", lambda *said, **more: FEW)
+    job = Trainer(tmp_path, Log(), encoder="none").job(Settings.load({"encoder": "none"}), "refresh")
+    assert retraining.judged(job) == FEW
+
+
 def test_the_process_that_waits_is_light() -> None:
     """Torch, scipy and numba are loaded by a retrain's own process only."""
     code = "import sys, deploy.trainer; print(sorted({'torch', 'scipy', 'numba', 'transformers'} & set(sys.modules)))"
