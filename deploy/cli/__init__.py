@@ -22,6 +22,7 @@ from deploy.cli import (
     operate,
     processes,
     rank,
+    rekey,
     search,
     send,
     store,
@@ -58,7 +59,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     processes.up, processes.broker, processes.worker, processes.trainer, feed.replay, feed.simulate, feed.backtest,
     search.tune, erasure.forget, check.check, operate.status, operate.sql, send.send, watch.watch, rank.rank,
-    doctor.doctor,
+    doctor.doctor, rekey.rekey,
 ):  # fmt: skip
     app.command()(command)
 app.command("import")(importing.import_)
