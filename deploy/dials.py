@@ -92,6 +92,28 @@ DIALS: tuple[Dial, ...] = (
     Dial(name="horizon.next", default="30m", parse=positive, clock="event", help="how far ahead the next item may be"),
     Dial(name="horizon.purchase", default="24h", parse=positive, clock="event", help="how far off a purchase may be"),
     Dial(name="cadence", default="60s", parse=positive, clock="wall", live=True, help="time between retrains"),
+    Dial(
+        name="cadence.volume",
+        default="0",
+        parse=whole(0, 10**9, "2000"),
+        live=True,
+        help="new labels that make a retrain due before the cadence has passed; 0: none do",
+    ),
+    Dial(
+        name="cadence.drift",
+        default="0",
+        parse=number(0, 100, "0.1"),
+        live=True,
+        help="nats of the champion's log loss above its own at promotion that do so; 0: none do",
+    ),
+    Dial(
+        name="cadence.cpu",
+        default="0",
+        parse=number(0, 1e7, "600"),
+        clock="wall",
+        live=True,
+        help="CPU seconds an hour that retrains may take; 0: as many as they need",
+    ),
     Dial(name="window", default="200000", parse=count, clock="event", live=True, help="the newest cuts trained on"),
     Dial(name="window.age", default="14d", parse=positive, clock="event", live=True, help="the oldest cut trained on"),
     Dial(

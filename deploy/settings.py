@@ -231,7 +231,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         tune = self["tune"] if self.encoder() is not None else "off"
         every = {} if tune == "off" else {"tune_every_ms": self.tune_every_ms()}
-        return CadencePolicy(cadence_ms=self["cadence"], tune=tune, tune_budget_ms=self["tune.budget"], **every)
+        return CadencePolicy(
+            cadence_ms=self["cadence"], volume=self["cadence.volume"], drift_nats=self["cadence.drift"],
+            cpu_seconds_an_hour=self["cadence.cpu"], tune=tune, tune_budget_ms=self["tune.budget"], **every,
+        )  # fmt: skip
 
     def tuning(self) -> TuneSettings:
         """How a tuning goes about it."""

@@ -51,6 +51,8 @@ class Trainer:
         self.last_tune_ms: int | None = None
         self.answered: set[str] = set()  # each `retrain.now` that a retrain was begun for
         self.unusable: set[str] = set()
+        self.had: int | None = None  # events in the lake when the last retrain began
+        self.decision: cadence.Decision | None = None  # the newest, for the status
         self.leading, self.busy = threading.Event(), threading.Lock()
         self.files = threading.Lock()  # whoever takes the lake's files away
         self.retraining, self.tuning = child.Child(), child.Child()
@@ -106,6 +108,7 @@ class Trainer:
         try:
             state, now_ms = self.following.state, int(time.time() * 1000)
             settings = self.live(state)
+            stored = self.stored()
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
                 last_tune_ms=self.last_tune_ms,
@@ -115,15 +118,18 @@ class Trainer:
                 asked=state.asked is not None and state.asked.id not in self.answered,
                 paused_until_ms=state.pause.until_ms if state.pause else None,
                 paused_by=state.pause.by if state.pause else "",
+                labels=stored - self.had if self.had is not None else None,
+                **verdicts.standing(state, now_ms),
             )
             policy = settings.cadence_policy()
             decision = cadence.due(known, policy, now_ms)
+            self.decision = decision
             if decision.kind == "prepare":
                 self.preparing = threading.Thread(target=self.prepare, args=(settings, now_ms), daemon=True)
                 self.preparing.start()
                 decision = cadence.due(msgspec.structs.replace(known, tuning=True), policy, now_ms)
             if decision.kind is not None:
-                self.last_start_ms = now_ms
+                self.last_start_ms, self.had = now_ms, stored
                 if state.asked is not None:
                     self.answered.add(state.asked.id)
                 verdict = self.lead_one(settings, decision.kind, decision.reason)
@@ -138,6 +144,12 @@ class Trainer:
             os._exit(3)
         finally:
             self.busy.release()
+
+    def stored(self) -> int:
+        """Events in the lake so far: each is a cut, whose label is known a horizon later."""
+        keys = self.lake.keys()
+        told = [self.lake.progress(key) for key in keys if not key.topic.startswith("~")]
+        return sum(progress.stored for progress in told if progress is not None)
 
     def erase(self) -> None:
         """Take the forgotten out of the lake's files; a retrain that runs meanwhile does not hold it up."""
@@ -256,6 +268,7 @@ class Trainer:
             "champion": state.champion,
             "versions": len(state.versions), "retrains": dict(self.retrains),
             "paused_until_ms": state.pause.until_ms if state.pause else None, "last_start_ms": self.last_start_ms,
+            "decision": self.decision.reason if self.decision else None,
         }  # fmt: skip
 
 

@@ -19,7 +19,19 @@ log = structlog.get_logger()
 VERDICTS = 50  # kept in the state
 NEWEST = 10_000  # entries among which one that a writer's retry left twice is recognised
 METADATA_MS = 5_000  # how often it is asked which log this is
-LIVE = frozenset({"cadence", "window", "window.age", "tune", "tune.every", "tune.budget"})
+LIVE = frozenset(
+    {
+        "cadence",
+        "cadence.volume",
+        "cadence.drift",
+        "cadence.cpu",
+        "window",
+        "window.age",
+        "tune",
+        "tune.every",
+        "tune.budget",
+    }
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
