@@ -47,7 +47,7 @@ def show(
         "champion": state.champion,
         "pinned_by": state.pinned_by,
         "verdicts": verdicts,
-        "worth": (worth := _worth(list(state.verdicts), int(settings["cadence"]))),
+        "worth": (worth := _worth(list(state.verdicts), dials.duration(live["cadence"].text))),
     }  # fmt: skip
     lines = [[name, value.text, value.told] for name, value in live.items()]
     if paused:

@@ -95,6 +95,54 @@ def show(
 
 
 @app.command()
+def diff(
+    a: Version, b: Version, shared: options.Shared = None, config: options.Config = None,
+    assigned: options.Set = None, json: options.Json = False,
+) -> None:  # fmt: skip
+    """Where two versions differ: how they were judged, on what data, what they remember, their settings."""
+    settings = options.settings_of(None, shared, None, config, assigned)
+    sides = [_sides(settings, version) for version in (a, b)]
+    names = sorted(sides[0].keys() | sides[1].keys(), key=lambda name: (name.split(".")[0] != "judged", name))
+    differing = {name: [side.get(name) for side in sides] for name in names}
+    differing = {name: pair for name, pair in differing.items() if pair[0] != pair[1]}
+    same = any(side.get("data.champion") == other for side, other in zip(sides, (b, a), strict=True))
+    told = (
+        "one was judged against the other on the same cases: `nextclick models show` with --kafka has the paired bounds"
+        if same
+        else "each was judged on the newest cuts of its own time: intervals that overlap say nothing of which is better"
+    )
+    rows = [["", a, b], *([name, *(_briefly(value) for value in pair)] for name, pair in differing.items())]
+    result = {"a": a, "b": b, "same_cases": same, "differs": {n: {"a": x, "b": y} for n, (x, y) in differing.items()}}
+    options.show(result, json, options.table(rows) + f"\n{told}")
+
+
+def _sides(settings: Settings, version: str) -> dict[str, Any]:
+    """What one version says of itself, flat: `judged.log_loss`, `data.n_train`, `memory.items`, `network.epochs`."""
+    meta, folder = _meta(settings, version), settings.shared / "versions" / version
+    said = {f"judged.{name}": value for name, value in meta.get("metrics", {}).get("candidate", {}).items()}
+    said |= {f"data.{name}": meta.get(name) for name in ("kind", "champion", "made_ms", "n", "n_train", "data_offsets")}
+    said["memory.items"] = meta.get("items")
+    said["memory.bytes"] = sum(file.stat().st_size for file in folder.glob("memory.*"))
+    config = json_.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said |= {f"network.{name}": value for name, value in config.get("network", {}).items()}
+    return said | {"encoder": config.get("encoder"), "words": len(config.get("words", ()))}
+
+
+def _briefly(value: Any) -> str:
+    """A value in a column: a mean with its interval, a count of partitions, else as it is.
+
+    >>> _briefly({"n": 9, "mean": 0.5, "low": 0.4, "high": 0.6})
+    '0.500 [0.400, 0.600] n=9'
+    """
+    if isinstance(value, dict) and value.get("mean") is not None and "low" in value:
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}] n={value['n']}"
+    if isinstance(value, dict):
+        inner = value.get("log_loss")
+        return _briefly(inner) if inner else f"{sum(v for v in value.values() if isinstance(v, int)):,} in all"
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+@app.command()
 def promote(
     version: Version, kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
