@@ -52,7 +52,7 @@ class Storm:
     def __init__(self, plan: Plan, broker: real_kafka.Kafka, folder: Path) -> None:
         self.plan, self.broker, self.chance = plan, broker, random.Random(plan.seed)
         self.arena = arenas.Arena(
-            broker.address, folder, rate=plan.rate, gap_ms=1_000, lateness_ms=30_000, seed=plan.seed,
+            broker.address, folder, rate=plan.rate, gap_ms=1_000, lateness_ms=120_000, seed=plan.seed,
             **{"store.keep": f"{KEEP_MS}ms", "cadence": "15s", "n_min": "100", "window": "20000",
                "horizon.next": "5s", "horizon.purchase": "5s"},
         )  # fmt: skip
