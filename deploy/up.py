@@ -18,7 +18,7 @@ import msgspec
 import orjson
 
 from deploy import broker, health, history, replay, verdicts
-from deploy.demo import shop
+from deploy.demo import scenarios, shop
 from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
 from featurestore import database, lake
@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 30.0
     users: int = 2_000
     seed: int = 7
+    scenario: str = "usual"
     history_ms: int = 0
     for_ms: int | None = None
     json: bool = False
@@ -196,13 +197,15 @@ def source_of(plan: Plan) -> tuple[Iterator[replay.Line], float | None]:
     """The lines of the plan's input and the speed to send them at."""
     if plan.replay is not None:
         return replay.opened(plan.replay), plan.speed
-    made = shop.Shop(seed=plan.seed, users=plan.users, rate=plan.rate, start_ms=int(time.time() * 1000))
+    made = shop.Shop(seed=plan.seed, users=plan.users, rate=plan.rate, start_ms=int(time.time() * 1000),
+                     scenario=scenarios.SCENARIOS[plan.scenario])  # fmt: skip
     return (replay.Line(m.key.encode(), m.value, m.at_ms, m.events) for m in made.messages()), 1.0
 
 
 def write_history(settings: Settings, plan: Plan, end_ms: int) -> int:
     """Simulated history through the lake, before anything is live; how many events."""
-    past = shop.history(seed=plan.seed, users=plan.users, rate=plan.rate, end_ms=end_ms, duration_ms=plan.history_ms)
+    past = shop.history(seed=plan.seed, users=plan.users, rate=plan.rate, end_ms=end_ms, duration_ms=plan.history_ms,
+                        scenario=scenarios.SCENARIOS[plan.scenario])  # fmt: skip
     return history.write(past, lake.Lake(settings.shared, "history"), settings.sessions())
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import orjson
 
 from deploy.demo import shop
+from deploy.demo.scenarios import SCENARIOS
 from featurestore.events import NEEDS_ITEM, TYPES
 
 
@@ -53,3 +54,23 @@ def test_some_messages_are_broken_and_counted() -> None:
     assert 50 < sum(m.bad for m in messages) < 150
     for m in (m for m in messages if not m.bad):
         assert orjson.loads(m.value)["user_id"] == m.key
+
+
+def test_scenarios_do_what_they_say_and_hang_on_the_seed() -> None:
+    """Fashion stays or changes; crawlers are there or not; the same seed says the same in each."""
+
+    def played(name: str) -> list[shop.Message]:
+        made = shop.Shop(seed=3, start_ms=10**12, bad=0.0, scenario=SCENARIOS[name])
+        return list(itertools.islice(made.messages(), 3_000))
+
+    for name in SCENARIOS:
+        assert played(name) == played(name)
+        assert any(m.key.startswith("crawler-") for m in played(name)) == (name == "bots")
+
+    def loved(name: str, at_ms: int) -> str:
+        made = shop.Shop(seed=3, start_ms=10**12, scenario=SCENARIOS[name])
+        return Counter(made._fashionable(at_ms) for _ in range(2_000)).most_common(1)[0][0]
+
+    hour = range(0, 3_600_000, 300_000)
+    assert [len({loved(name, t) for t in hour}) for name in ("steady", "usual")] == [1, 3]
+    assert len({loved("restless", t) for t in hour}) > 6

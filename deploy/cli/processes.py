@@ -13,6 +13,7 @@ import typer
 
 from deploy import settings as dials
 from deploy.cli import options
+from deploy.demo.scenarios import SCENARIOS
 
 DEMO = {
     "cadence": "30s", "horizon.next": "60s", "horizon.purchase": "10m", "session.lateness": "5s", "window": "20000",
@@ -29,6 +30,7 @@ def up(
     rate: Annotated[float, typer.Option("--rate", min=0.01, help="Simulated events a second.")] = 30.0,
     users: Annotated[int, typer.Option("--users", min=1, help="Simulated people.")] = 2_000,
     seed: Annotated[int, typer.Option("--seed", help="What the simulation hangs on.")] = 7,
+    scenario: Annotated[str, typer.Option("--scenario", help=" | ".join(SCENARIOS))] = "usual",
     history: Annotated[str | None, typer.Option("--history", help="Simulated time before the start.")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="Stop this long after it was ready.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="The simulated shop on a quick clock.")] = False,
@@ -45,6 +47,9 @@ def up(
         for_ = for_ or (None if sys.stdout.isatty() else "3m")
     if replay is not None and simulate:
         raise dials.SettingsError("--replay and --simulate are two inputs: choose one")
+    if scenario not in SCENARIOS:
+        known = "; ".join(f"{name}: {one.help}" for name, one in SCENARIOS.items())
+        raise dials.SettingsError(f"--scenario {scenario!r} is not known: write one of {known}")
     rapid = speed_of(speed)
     if replay is not None and not replay.is_file():
         raise dials.SettingsError(f"--replay {replay} is no file: give a .jsonl or .jsonl.gz file of one event a line")
@@ -58,7 +63,8 @@ def up(
         folder = running.fresh_folder(settings.shared)
         settings = settings.changed(shared=str(folder / "shared"), store__folder=str(folder / "store"))
     plan = running.Plan(
-        replay=replay, speed=rapid, simulate=simulate, rate=rate, users=users, seed=seed, json=json,
+        replay=replay, speed=rapid, simulate=simulate, rate=rate, users=users, seed=seed, scenario=scenario,
+        json=json,
         history_ms=options.milliseconds(history, "--history") or 0, for_ms=options.milliseconds(for_, "--for"),
     )  # fmt: skip
     result = running.run(settings, plan, embedded=embedded)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from deploy.demo.scenarios import SCENARIOS, Scenario
 from featurestore.events import Event
 
 # department: brands | leaf: nouns; 8 departments of 8 leaves
@@ -137,7 +138,7 @@ _ADJECTIVES = [
 _COLOURS = ["black", "white", "navy", "olive", "sand", "coral", "teal", "grey"]
 ITEMS_PER_LEAF = 36
 THINK_MS = 6_000  # mean time between two acts of one person
-FASHION_MS = 20 * 60_000  # how long one fashion lasts
+BOT_SPEED = 10  # times as fast as people
 ENGAGING = ("view", "click")
 
 
@@ -202,7 +203,16 @@ class _Person:
 class Shop:
     """Endless messages from a seed; nothing but the seed and the start decides what happens."""
 
-    def __init__(self, *, seed: int = 7, users: int = 2_000, rate: float = 30.0, start_ms: int, bad: float = 0.002):
+    def __init__(
+        self,
+        *,
+        seed: int = 7,
+        users: int = 2_000,
+        rate: float = 30.0,
+        start_ms: int,
+        bad: float = 0.002,
+        scenario: Scenario = SCENARIOS["usual"],
+    ):
         self._pick = random.Random(f"{seed}/{start_ms}")
         self._run = f"{seed:x}-{start_ms:x}"
         self._seed, self._users, self._bad = seed, users, bad
@@ -213,15 +223,25 @@ class Shop:
         self._count = itertools.count()
         self._active: set[str] = set()
         self._start_ms = start_ms
-        self._people = people
+        self._people, self._scenario = people, scenario
+        self._shelf = [item for leaf in self.items.values() for item in leaf]
 
     def messages(self) -> Iterator[Message]:
         """In order of time, for ever."""
         turns = [(self._start_ms + round(self._pick.random() * self._think_ms), i, self._enter(self._start_ms))
                  for i in range(self._people)]  # fmt: skip
+        bots = range(self._people, self._people + self._scenario.bots)
+        turns += [
+            (self._start_ms, i, _Person(f"crawler-{i - self._people}", self._leaves[0], self._pick)) for i in bots
+        ]
         heapq.heapify(turns)
-        while True:
+        for n in itertools.count():
             at_ms, i, person = heapq.heappop(turns)
+            if i in bots:
+                item = self._shelf[n % len(self._shelf)]
+                yield self._message(at_ms, person, {"type": "view", **_fields(item)})
+                heapq.heappush(turns, (at_ms + max(1, round(self._think_ms / BOT_SPEED)), i, person))
+                continue
             yield self._message(at_ms, person, self._act(at_ms, person))
             if person.patience <= 0:
                 self._active.discard(person.user_id)
@@ -239,7 +259,8 @@ class Shop:
         return _Person(user, leaf, self._pick)
 
     def _fashionable(self, at_ms: int) -> str:
-        fashion = random.Random(f"{self._seed}/{at_ms // FASHION_MS}")
+        lasts_ms = self._scenario.fashion_ms
+        fashion = random.Random(f"{self._seed}/{at_ms // lasts_ms if lasts_ms else 0}")
         order = fashion.sample(self._leaves, len(self._leaves))
         return order[min(int(self._pick.expovariate(1 / 8)), len(order) - 1)]
 
@@ -305,9 +326,11 @@ class Shop:
         return orjson.dumps([event, event | {"event_id": event["event_id"] + "b", "user_id": 3}]), 2, 1
 
 
-def history(*, seed: int, users: int, rate: float, end_ms: int, duration_ms: int) -> Iterator[Event]:
+def history(
+    *, seed: int, users: int, rate: float, end_ms: int, duration_ms: int, scenario: Scenario = SCENARIOS["usual"]
+) -> Iterator[Event]:
     """What would have happened in the time before `end_ms`: the events themselves, nothing broken."""
-    shop = Shop(seed=seed, users=users, rate=rate, start_ms=end_ms - duration_ms, bad=0.0)
+    shop = Shop(seed=seed, users=users, rate=rate, start_ms=end_ms - duration_ms, bad=0.0, scenario=scenario)
     for message in itertools.takewhile(lambda m: m.at_ms < end_ms, shop.messages()):
         fields = orjson.loads(message.value)
         yield Event(ts_ms=fields.pop("ts"), **fields)
