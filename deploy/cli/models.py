@@ -99,7 +99,10 @@ def diff(
     a: Version, b: Version, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Where two versions differ: how they were judged, on what data, what they remember, their settings."""
+    """Where two versions differ: how they were judged, on what data, what they remember, their settings.
+
+    Example: nextclick models diff v000003-ab12cd v000004-3fa2c1
+    """
     settings = options.settings_of(None, shared, None, config, assigned)
     sides = [_sides(settings, version) for version in (a, b)]
     names = sorted(sides[0].keys() | sides[1].keys(), key=lambda name: (name.split(".")[0] != "judged", name))

@@ -20,7 +20,10 @@ def tune(
     ] = Path("tuned.journal"),
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Search settings of the network and, where `tune` is on, of the language model: each judged on what came next."""
+    """Search settings of the network and, where `tune` is on, of the language model: each judged on what came next.
+
+    Example: nextclick tune events.jsonl.gz
+    """
     from deploy import replay as playing
 
     settings = options.settings_of(None, None, None, config, assigned)
