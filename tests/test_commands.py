@@ -35,7 +35,8 @@ NEEDED = {  # arguments without which a command does nothing
     ("send",): ["{file}"], ("import",): ["{file}"], ("rank",): ["--user", "u1", "--candidates", "{file}"],
     ("sql",): ["SELECT 1"], ("models", "show"): ["v9"], ("models", "promote"): ["v9"], ("cadence", "set"): ["30s"],
     ("cadence", "pause"): ["--for", "1m"], ("dead-letters", "show"): ["17"], ("up",): ["--for", "1s"],
-    ("tune",): ["{file}"], ("models", "diff"): ["v8", "v9"], ("dead-letters", "replay"): ["--all"], ("rekey",): ["shop", "--for", "1s"],
+    ("tune",): ["{file}"], ("models", "diff"): ["v8", "v9"], ("dead-letters", "replay"): ["--all"],
+    ("rekey",): ["shop", "--for", "1s"],
 }  # fmt: skip
 LOCAL = {("check",), ("tune",), ("import",), ("backtest",), ("broker",), ("sql",), ("store", "check")}  # need no Kafka
 WRONG_ID = [("models", "show"), ("models", "diff"), ("models", "promote"), ("dead-letters", "show")]
