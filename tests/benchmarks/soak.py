@@ -123,7 +123,8 @@ class Soak:
         policy = window.WindowPolicy(horizon_next_ms=HORIZON_MS, horizon_purchase_ms=10 * HORIZON_MS, cuts=20_000)
         made = job.Job(
             shared=str(self.folder / "shared"), name="soak", encoder=self.encoder, champion=None, since={},
-            policy=policy, forgotten=frozenset(), logs="text", kind="refresh", tune=tuning.TuneSettings(), epochs=1,
+            policy=policy, forgotten=frozenset(), logs="text", kind="refresh", tune=tuning.TuneSettings(),
+            network={"epochs": 1},
         )  # fmt: skip
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
