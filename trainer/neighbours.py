@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 
 RING = 100  # newest sessions kept for each word
 TOKENS = 50  # of a session, the newest
-SESSIONS = 100_000  # kept, the newest
+SESSIONS = 250_000  # kept, the newest
 WEEK_MS = 7 * 86_400_000
 GAPS = np.arange(-TOKENS, TOKENS + 1)  # steps from the match: what came after counts more than what came before
 NEAR_BY = np.where(GAPS == 0, 2.0, np.where(GAPS > 0, 1.0, 0.7) * np.exp(-0.3 * np.abs(GAPS)))
