@@ -10,7 +10,7 @@ import pytest
 from featurestore.events import Event, EventType, Origin, Row
 from trainer import network
 from trainer.network import Network, NetworkSettings
-from trainer.texts import Texts
+from trainer.texts import NAMED, Texts
 
 SETTINGS = NetworkSettings(width=16, epochs=20)
 NAMES = [
@@ -92,3 +92,11 @@ def test_it_comes_back_as_it_was_and_grows_without_forgetting(words: Texts) -> N
     session = [row(1, NAMES[5]), row(2, NAMES[7])]
     assert ranked(words, net, session) == ranked(words, again, session) == ranked(words, grown, session)
     assert len(grown.words) == len(NAMES) + 1
+
+
+def test_ids_without_text_are_told_apart(words: Texts) -> None:
+    """Nothing is read into an id: ids that look alike are as far apart as others, the same in every process."""
+    ids = [NAMED + f"sku-100{n}" for n in range(20)]
+    alike = words.vectors(ids) @ words.vectors(ids).T
+    assert np.abs(alike - np.eye(20)).max() < 0.4
+    assert np.array_equal(words.vectors(ids[:1]), Texts(None, words.shared, "other").vectors(ids[:1]))

@@ -94,13 +94,17 @@ class Network(torch.nn.Module):
 
     def embedded(self, reduced: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
         """Reduced text vectors [..., axes] of words [...] in the network's space: [..., width]."""
-        known = self.residual[word] * (word > 0).unsqueeze(-1)
-        return functional.normalize(reduced @ self.project, dim=-1) + known
+        return functional.normalize(reduced @ self.project, dim=-1) + self._learnt(word)
+
+    def _learnt(self, word: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(word, self.residual, padding_idx=0, sparse=True)  # row 0 stays zero
 
     def heading(self, table: torch.Tensor, text: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         """Where sessions are heading, [n, width], unit length; the attention of STAMP (Liu et al., KDD 2018)."""
         word, kind, gap = rest
-        e = functional.dropout(self.embedded(table[text], word), self.settings.dropout, self.training)
+        known, place = torch.unique(text, return_inverse=True)
+        e = functional.normalize(table[known] @ self.project, dim=-1)[place] + self._learnt(word)
+        e = functional.dropout(e, self.settings.dropout, self.training)
         hidden = torch.tanh(self.key(e) + self.query(e[:, -1:]) + self.place)  # [n, LENGTH, width]
         a = hidden @ self.worth + self.age + self.kind[kind] + self.gap[gap]
         a = torch.softmax(a.masked_fill(text == 0, -1e9), dim=1)
@@ -198,11 +202,16 @@ def train(network: Network, lessons: Lessons, epochs: int) -> Network:
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     steps = min(settings.max_steps, epochs * -(-n // settings.batch))
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    ramp = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: min(1.0, (i + 1) / settings.warmup_steps) * max(0.05, 1 - i / steps)
-    )
+    dense = [p for p in network.parameters() if p.requires_grad and p is not network.residual]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True),
+        torch.optim.SparseAdam([network.residual], lr=settings.learning_rate),  # only words of the batch are touched
+    ]
+
+    def pace(i: int) -> float:
+        return min(1.0, (i + 1) / settings.warmup_steps) * max(0.05, 1 - i / steps)
+
+    ramps = [torch.optim.lr_scheduler.LambdaLR(optimiser, pace) for optimiser in optimisers]
     columns = {name: column for column, name in enumerate(lessons.names)}
     own = _own(said, columns)
     table, vectors = network.reduced(said.table), network.reduced(lessons.vectors)
@@ -214,45 +223,46 @@ def train(network: Network, lessons: Lessons, epochs: int) -> Network:
         rows = order[step * settings.batch : (step + 1) * settings.batch]
         heading = network.heading(table, *_batch(said, rows))
         if len(columns) <= settings.full_softmax:
-            shown, offset, where = slice(None), torch.zeros(1), torch.arange(len(columns))
+            shown, offset, where = slice(None), torch.zeros(1), np.arange(1 + len(columns))
         else:
             shown, offset, where = _sampled(rng, counts, lessons.target[rows], settings.sampled)
         logits = heading @ network.items(vectors[shown], word[shown]).T * network.scale - offset
-        extra = torch.zeros(len(rows), 1 + len(columns)).scatter(
-            1, own[rows], network.copy.expand(len(rows), LENGTH)
-        )  # the last column takes what is no item
-        barred = torch.zeros_like(extra).scatter(1, _last(lessons.current[rows], len(columns)), -1e4)
-        logits = logits + (extra + barred)[:, :-1][:, shown]
-        loss = functional.cross_entropy(logits, where[torch.from_numpy(lessons.target[rows])])
-        optimiser.zero_grad()
+        mine, at = where[own[rows]], where[lessons.current[rows]]
+        who, ago = np.nonzero(mine < logits.shape[1])
+        logits = logits.index_put(_places(who, mine[who, ago]), network.copy[torch.from_numpy(ago)], accumulate=True)
+        barred = np.flatnonzero(at < logits.shape[1])
+        logits = logits.index_put(_places(barred, at[barred]), torch.full((len(barred),), -1e4))
+        loss = functional.cross_entropy(logits, torch.from_numpy(where[lessons.target[rows]]))
+        network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        ramp.step()
+        for optimiser, ramp in zip(optimisers, ramps, strict=True):
+            optimiser.step()
+            ramp.step()
     return network
 
 
-def _own(said: Sequences, columns: dict[str, int]) -> torch.Tensor:
+def _own(said: Sequences, columns: dict[str, int]) -> Ints:
     """Column of the session's own item by how many tokens ago it was [n, LENGTH]; elsewhere one column past the end."""
     made = np.full((len(said.own), LENGTH), len(columns), np.int64)
     for i, mine in enumerate(said.own):
         for name, ago in mine.items():
             made[i, ago] = columns.get(name, len(columns))
-    return torch.from_numpy(made)
+    return made
 
 
-def _last(current: Ints, end: int) -> torch.Tensor:
-    return torch.from_numpy(np.where(current < 0, end, current))[:, None]
+def _places(rows: Ints, columns: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
-def _sampled(rng: np.random.Generator, counts: Any, targets: Ints, n: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """Columns shown in a batch, log of how often each is expected, and where each column is now."""
+def _sampled(rng: np.random.Generator, counts: Any, targets: Ints, n: int) -> tuple[Any, torch.Tensor, Ints]:
+    """Columns shown in a batch, log of how often each is expected, and where each column is now (past the end: not)."""
     share = counts / counts.sum()
     drawn = rng.choice(len(counts), n, p=share)
     shown = np.unique(np.concatenate([targets, drawn]))
-    where = np.zeros(len(counts), np.int64)
+    where = np.full(1 + len(counts), len(shown), np.int64)  # also of −1, no column
     where[shown] = np.arange(len(shown))
     expected = np.log(-np.expm1(n * np.log1p(-share[shown])))
-    return torch.from_numpy(shown), torch.from_numpy(expected.astype(np.float32)), torch.from_numpy(where)
+    return torch.from_numpy(shown), torch.from_numpy(expected.astype(np.float32)), where
 
 
 def _batch(said: Sequences, rows: Any) -> list[torch.Tensor]:

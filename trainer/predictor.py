@@ -191,7 +191,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 def item_text(name: str, known: memory.Known) -> str:
     """What is known of an item, as the encoder reads it."""
-    return texts.item_text(known.title, known.category, known.brand, known.price) or name
+    return texts.item_text(known.title, known.category, known.brand, known.price) or texts.NAMED + name
 
 
 def _largest(values: Any, n: int) -> Any:

@@ -20,6 +20,7 @@ from trainer.encoders import BATCH, HASHED_DIM
 
 Vectors = NDArray[np.float32]
 SHARD_TEXTS = 4_096
+NAMED = "\0"  # before an id that stands where no text is known: there is nothing in it to read
 
 
 @functools.lru_cache(16_384)
@@ -37,7 +38,7 @@ def row_text(row: Row) -> str:
     """What a row says, as the encoder reads it: an item, else the query, else the listing, else what was done."""
     event = row.event
     if event.item_id:
-        return item_text(event.title, event.category, event.brand, event.price) or event.item_id
+        return item_text(event.title, event.category, event.brand, event.price) or NAMED + event.item_id
     return event.query or event.category or event.type
 
 
@@ -60,6 +61,8 @@ class Texts:
     def vectors(self, wanted: Sequence[str]) -> Vectors:
         """One row a text, float32 [n, d]."""
         missing = list(dict.fromkeys(t for t in wanted if t not in self.known))
+        self.known.update((t, _named(t, self.dim)) for t in missing if t.startswith(NAMED))
+        missing = [t for t in missing if not t.startswith(NAMED)]
         if missing and self.encoder is not None:
             self._refresh()
             missing = [t for t in missing if t not in self.known]
@@ -194,6 +197,13 @@ class Growing:
                 grown[: len(self.rows)] = self.rows
             self.rows = grown
         self.rows[where] = made
+
+
+def _named(text: str, dim: int) -> Vectors:
+    """A direction of its own, the same in every process."""
+    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    made = np.random.default_rng(seed).normal(size=dim).astype(np.float32)
+    return made / np.linalg.norm(made)
 
 
 def _hashed(wanted: list[str]) -> Vectors:
