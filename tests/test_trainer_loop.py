@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -132,6 +133,47 @@ def test_blend_recovers_what_drives_the_choice() -> None:
     each, none, other = fitted.probabilities(cases[0])
     assert each.argmax() == cases[0].target
     assert each.sum() + none + other == pytest.approx(1)
+
+
+def drawn(rng: np.random.Generator, law: blend.Blend, n: int) -> list[blend.Case]:
+    """Cases that came of a law; features lie around −7, as logarithms do, and say much the same."""
+    made = []
+    for _ in range(n):
+        x = -7 + rng.normal(size=(30, 1)) + 0.3 * rng.normal(size=(30, blend.WIDTH))
+        case = blend.Case(candidates=x, session=np.eye(len(blend.SESSION))[0])
+        each, none, other = law.probabilities(case)
+        came = rng.choice(32, p=np.append(each, (none, other)))
+        made.append(dataclasses.replace(case, target=int(came) if came < 30 else 29 - int(came)))
+    return made
+
+
+def some_law(rng: np.random.Generator) -> blend.Blend:
+    """Of weights that sum to nothing: where the features lie says nothing."""
+    weights, session = rng.normal(size=blend.WIDTH), [0.0] * len(blend.SESSION)
+    return blend.Blend(item=(weights - weights.mean()).tolist(), none=session, other=session)
+
+
+def test_a_small_refit_does_no_harm() -> None:
+    """Two hundred cases of the same law leave what was learnt from thousands as good as it was."""
+    rng = np.random.default_rng(5)
+    law = some_law(rng)
+    champion = blend.fit(drawn(rng, law, 2_000))
+    few = drawn(rng, law, 200)
+    arms, later = (champion, blend.fit(few, start=champion), blend.fit(few)), drawn(rng, law, 2_000)
+    before, refit, alone = (float(np.mean([blend.surprise(arm, case) for case in later])) for arm in arms)
+    assert refit < before + 0.005
+    assert alone > refit + 0.005
+    assert arms[1].evidence == 2_200
+
+
+def test_much_that_is_new_takes_over() -> None:
+    """Where the law has changed, thousands of cases of the new one are believed."""
+    rng = np.random.default_rng(6)
+    old, new = some_law(rng), some_law(rng)
+    champion = blend.fit(drawn(rng, old, 1_000))
+    refit, later = blend.fit(drawn(rng, new, 5_000), start=champion), drawn(rng, new, 1_000)
+    after, before, best = (np.mean([blend.surprise(arm, case) for case in later]) for arm in (refit, champion, new))
+    assert after - best < 0.1 * (before - best)
 
 
 def test_nothing_new_to_fit_on_leaves_the_blend_as_it_was() -> None:

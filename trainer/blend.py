@@ -21,8 +21,9 @@ FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again
 SESSION = ("bias", "rows", "items", "minutes", *TYPES)
 WIDTH = len(FEATURES)
 FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3, 1e-3)  # of evidence, before its logarithm
-RIDGE = 200.0  # how many cases what was learnt before is worth
-CALM = 100.0  # how many cases a temperature of one is worth
+EVIDENCE = 3_000.0  # cases that what was learnt before counts as at most: beyond them, what is new takes over
+CURVED = 1_000  # cases that tell the curvature
+CALM = 100.0  # how many cases a temperature of one is worth, beside what was learnt before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,7 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
     none: list[float]
     other: list[float]
     temperature: float = 1.0  # every logit is divided by it
+    evidence: float = 200.0  # cases that it was learnt from
 
     @classmethod
     def flat(cls) -> Blend:
@@ -80,6 +82,11 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
         made /= made.sum()
         return made[:-2], float(made[-2]), float(made[-1])
 
+    def cooled(self) -> Blend:
+        """The same probabilities at a temperature of one."""
+        item, none, other = ([w / self.temperature for w in part] for part in (self.item, self.none, self.other))
+        return msgspec.structs.replace(self, item=item, none=none, other=other, temperature=1.0)
+
     def _other(self, case: Case) -> float:
         return float(case.session @ np.asarray(self.other))
 
@@ -87,20 +94,26 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
 def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
     """Maximum likelihood by L-BFGS, pulled to `start`; then one temperature on the newest fifth, which it left out.
 
+    `start` counts as the cases that it was learnt from, `EVIDENCE` at most: a quadratic with the curvature of the
+    likelihood at its weights (Laplace's approximation), so that few cases move only what they say something about.
     `cases` are in order of time, each as it was before its outcome was known. Where none has candidates, `start` stays.
     """
     cases = [c for c in cases if len(c.candidates)]
     if not cases:
         return start or Blend.flat()
+    start = None if start is None else start.cooled()
+    known = min(EVIDENCE, start.evidence) if start is not None else 0.0
+    pull = np.eye(len(_flat(Blend.flat()))) if start is None else known / 2 * _curvature(cases, start)
     early = max(1, len(cases) * 4 // 5)
-    made, late = _likeliest(cases[:early], start, tolerance=1e-5), cases[early:] or cases
+    made, late = _likeliest(cases[:early], start, pull, tolerance=1e-5), cases[early:] or cases
 
     def loss(log_temperature: float) -> float:
         tried = msgspec.structs.replace(made, temperature=math.exp(log_temperature))
-        return float(sum(surprise(tried, case) for case in late)) + CALM * log_temperature**2
+        return float(sum(surprise(tried, case) for case in late)) + (CALM + known) * log_temperature**2
 
     found = optimize.minimize_scalar(loss, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 0.01})
-    return msgspec.structs.replace(_likeliest(cases, start, made), temperature=math.exp(found.x))
+    made = _likeliest(cases, start, pull, made)
+    return msgspec.structs.replace(made, temperature=math.exp(found.x), evidence=known + len(cases))
 
 
 def by_category(shelves: Ints, each: Floats, none: float) -> tuple[Ints, Floats]:
@@ -120,25 +133,40 @@ def surprise(arm: Blend, case: Case) -> float:
 
 
 def _likeliest(
-    cases: list[Case], pulled_to: Blend | None, start: Blend | None = None, tolerance: float = 1e-6
+    cases: list[Case], pulled_to: Blend | None, pull: Floats, start: Blend | None = None, tolerance: float = 1e-6
 ) -> Blend:
     first = np.cumsum([0] + [len(c.candidates) for c in cases])
     x, s = np.concatenate([c.candidates for c in cases]), np.stack([c.session for c in cases])
     target = np.array([c.target for c in cases])
     n, width = len(cases), s.shape[1]
     before, begin = _flat(pulled_to or Blend.flat()), _flat(start or pulled_to or Blend.flat())
-    pull = (RIDGE if pulled_to is not None else 1.0) / n
 
     def loss(w: Floats) -> tuple[float, Floats]:
         item, none, other = w[:WIDTH], w[WIDTH : WIDTH + width], w[WIDTH + width :]
         total, gradient = _sweep(x, s, first, target, item, none, other)
-        away = w - before
-        return total / n + pull * float(away @ away), gradient / n + 2 * pull * away
+        away = pull @ (w - before)
+        return (total + float(away @ (w - before))) / n, (gradient + 2 * away) / n
 
     found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": tolerance}).x
     return Blend(
         item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
     )
+
+
+def _curvature(cases: list[Case], arm: Blend) -> Floats:
+    """The second derivative of a case's surprise by the weights, [weights, weights], and a little of one's own."""
+    weights = len(_flat(arm))
+    made = 1e-2 * np.eye(weights)
+    shown = cases[:: max(1, len(cases) // CURVED)]
+    for case in shown:
+        each, none, other = arm.probabilities(case)
+        share = np.append(each, (none, other))
+        said = np.zeros((len(share), weights))
+        said[:-2, :WIDTH] = case.candidates
+        said[-2, WIDTH : WIDTH + len(case.session)] = said[-1, WIDTH + len(case.session) :] = case.session
+        mean = share @ said
+        made += ((said * share[:, None]).T @ said - np.outer(mean, mean)) / len(shown)
+    return made
 
 
 @numba.njit(cache=True)
