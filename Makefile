@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak faults kafka up clean
+.PHONY: help demo test check bench bench-quality soak faults kafka up clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ check: $(READY) ## formatting, lint, types, import layers
 
 bench: $(READY) ## the benchmarks; print their numbers
 	$(BIN)/python -m pytest tests/benchmarks -s -q
+
+bench-quality: $(READY) ## what the model is worth on public data; OPTIONS="--data FILE --arms neighbours,blend --until 5"
+	$(BIN)/python -m tests.benchmarks.quality $(OPTIONS)
 
 faults: $(READY) ## the long fault run on a Kafka of its own: kills, freezes, outages; ends with 1 where a count is off
 	PYTHONPATH=. $(BIN)/python tests/faults/storm.py

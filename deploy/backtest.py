@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import sys
 import tempfile
@@ -21,11 +23,13 @@ from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
 from trainer import baselines, judge, network, registry, retrain, texts
-from trainer.memory import current_item, last_category
+from trainer.memory import current_item, digest, last_category
 from trainer.predictor import Predictor
 
 KEY = lake.PartitionKey("backtest@file", 0)
 TESTED = 20_000  # cuts at most, evenly spaced
+ORDERED = ("item", "category")  # what the Markov chains count
+OPEN = 20_000  # sessions that they remember
 FLOOR = 1e-4  # the probability of a category that was not named
 
 
@@ -121,6 +125,10 @@ class Beside:
     items: baselines.Popularity = field(default_factory=baselines.Popularity)
     categories: baselines.Popularity = field(default_factory=baselines.Popularity)
     last: baselines.LastCategory = field(default_factory=baselines.LastCategory)
+    after: dict[str, baselines.Markov] = field(
+        default_factory=lambda: {f"markov{n}.{what}": baselines.Markov(n) for n in (1, 2) for what in ORDERED}
+    )
+    sessions: dict[int, list[Row]] = field(default_factory=dict)  # their newest rows
     bought: float = 0.5  # share of the cuts before the tested ones that ended in a purchase
 
     def take(self, row: Row) -> None:
@@ -128,6 +136,24 @@ class Beside:
         if row.engages:
             self.items.take(row.event.item_id, row.event.ts_ms)
             self.categories.take(row.event.category, row.event.ts_ms)
+        before = self.sessions.pop(session := digest(row), [])
+        if row.engages and row.event.item_id != current_item(before):
+            for name, chain in self.after.items():
+                if told := _told(row, name):
+                    chain.learn(path(before, name), told)
+        self.sessions[session] = [*before[-window.LENGTH :], row]
+        if len(self.sessions) > OPEN:
+            del self.sessions[next(iter(self.sessions))]
+
+
+def path(rows: list[Row], name: str) -> list[str]:
+    """The newest items, or categories of items and listings, that a session went through; repeats in a row are one."""
+    told = [_told(row, name) for row in rows if row.engages or not name.endswith("item")]
+    return [name for name, _ in itertools.groupby(name for name in told if name)][-2:]
+
+
+def _told(row: Row, name: str) -> str | None:
+    return row.event.item_id if name.endswith("item") else row.event.category
 
 
 def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Examples, i: int) -> dict[str, float]:
@@ -144,6 +170,14 @@ def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Exam
     target, current = rows[labels.next_row[i]].event, current_item(tokens)
     made |= _ranked("item", [name for name, _ in interest.items], target.item_id, 20)
     made |= _ranked("popular.item", [name for name in beside.items.ranked(21) if name != current], target.item_id, 20)
+    for name, chain in beside.after.items():
+        shares = chain.probabilities(path(tokens, name))
+        if name.endswith("item"):
+            shares.pop(current or "", None)
+            made |= _ranked(name, heapq.nlargest(20, shares, key=shares.__getitem__), target.item_id, 20)
+        elif target.category is not None:
+            best = heapq.nlargest(5, shares, key=shares.__getitem__)
+            made |= _categories(name, best, target.category, shares.get(target.category, FLOOR))
     if target.category is None:
         return made
     before = last_category(tokens)

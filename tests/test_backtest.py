@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploy import backtest
 from deploy.settings import Settings
+from trainer import baselines
 
 
 def test_model_beats_the_baselines_where_items_follow_each_other(tmp_path: Path) -> None:
@@ -26,6 +27,23 @@ def test_model_beats_the_baselines_where_items_follow_each_other(tmp_path: Path)
         metrics = arm["metrics"]
         assert arm["retrained"] >= 1
         assert metrics["item.mrr20"]["low"] > metrics["popular.item.mrr20"]["high"]
+        assert (
+            metrics["markov1.item.mrr20"]["low"] > metrics["popular.item.mrr20"]["high"]
+        )  # the shop is of first order
+        assert metrics["markov2.category.log_loss"]["high"] < metrics["popular.category.log_loss"]["low"]
         assert metrics["category.r1"]["low"] > metrics["last.category.r1"]["high"]
         assert metrics["category.log_loss"]["high"] < metrics["popular.category.log_loss"]["low"]
     assert "cadence never" in backtest.told(result)
+
+
+def test_markov_backs_off_to_what_it_knows() -> None:
+    """Two names say more than one, one more than none; all shares sum to one."""
+    chain = baselines.Markov(2)
+    for _ in range(50):
+        chain.learn(["a", "b"], "c")
+        chain.learn(["x", "b"], "d")
+    chain.learn([], "e")
+    assert chain.probabilities(["a", "b"])["c"] > 0.9 > chain.probabilities(["new", "b"])["c"] > 0.4
+    assert chain.probabilities(["new"]) == chain.probabilities([])
+    for before in (["a", "b"], ["b"], []):
+        assert abs(sum(chain.probabilities(before).values()) - 1) < 1e-9

@@ -1,9 +1,9 @@
-"""What every model must beat: the last category again, and what was popular in the last day."""
+"""What every model must beat: the last category again, what was popular in the last day, what followed before."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 HALF_LIFE_MS = 24 * 3_600_000
 
@@ -50,3 +50,33 @@ class LastCategory:
         """Count whether it held."""
         self.held += last == name
         self.asked += 1
+
+
+class Markov:
+    """What came after the last `order` names of a session; fewer names, at last none, stand in for what is rare.
+
+    Each order is smoothed by the one below it, which counts as `PRIOR` cases (Dirichlet).
+    """
+
+    PRIOR = 5.0
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+        self._after: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+
+    def learn(self, before: list[str], name: str) -> None:
+        """Count a name after those before it, the newest last."""
+        for n in range(self.order + 1):
+            if n <= len(before):
+                self._after[tuple(before[len(before) - n :])][name] += 1
+
+    def probabilities(self, before: list[str]) -> dict[str, float]:
+        """Of every name that came so far."""
+        counts = self._after[()]
+        made = {name: count / counts.total() for name, count in counts.items()}
+        for n in range(1, min(self.order, len(before)) + 1):
+            after = self._after.get(tuple(before[len(before) - n :]))
+            if after is not None:
+                known = after.total() + self.PRIOR
+                made = {name: (after[name] + self.PRIOR * share) / known for name, share in made.items()}
+        return made

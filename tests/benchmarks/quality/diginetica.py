@@ -17,7 +17,7 @@ import numpy as np
 from featurestore.events import Event, Origin, Row
 from trainer.neighbours import WEEK_MS
 
-FILE = Path("/work/shared/data/ader-diginetica.csv.gz")
+FILE = Path(__file__).parents[4] / "shared" / "data" / "ader-diginetica.csv.gz"
 PERIODS = 17
 
 
