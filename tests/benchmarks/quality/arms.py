@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featurestore import window
 from featurestore.events import Row
-from tests.benchmarks.quality.diginetica import Period
+from tests.benchmarks.quality.diginetica import Period, parted
 from trainer import blend, memory, network, retrain, texts
 from trainer.neighbours import Ints, Neighbours
 from trainer.predictor import Predictor, Trained
@@ -141,11 +141,15 @@ class BlendArm:
 
     def learn(self, period: Period) -> None:
         """A period that was tested; its outcomes were not known to what is fitted on them."""
-        if self.below.net is not None:
-            asked = [case for case in cases(period) if not case.again]
-            asked = asked[:: max(1, len(asked) // FITTED)]
-            made = self._cases(asked)
-            self.weights = blend.fit([case for _, case in made], start=self.weights)
+        if self.below.net is None:  # nothing was tested yet: the end of the first period stands in for it
+            early, period = parted(period)
+            self._take(early)
+        asked = [case for case in cases(period) if not case.again]
+        made = self._cases(asked[:: max(1, len(asked) // FITTED)])
+        self.weights = blend.fit([case for _, case in made], start=self.weights)
+        self._take(period)
+
+    def _take(self, period: Period) -> None:
         self.below.learn(period)
         for row in period.rows:
             self.memory.take(row)

@@ -52,6 +52,19 @@ def read(file: Path = FILE) -> list[Period]:
     return periods
 
 
+def parted(period: Period, share: float = 0.8) -> tuple[Period, Period]:
+    """The first sessions of a period, and the rest, tested as a period is."""
+    begun = {row.session_id for row in period.rows[: int(share * len(period.rows))]}
+    early = [row for row in period.rows if row.session_id in begun]
+    late = [row for row in period.rows if row.session_id not in begun]
+    known, sessions = {row.event.item_id for row in early}, defaultdict[str, list[int]](list)
+    for i, row in enumerate(late):
+        if row.event.item_id in known:
+            sessions[row.session_id].append(i)
+    tested = [s for s in sessions.values() if len(s) > 1]
+    return Period(number=period.number, rows=early, tested=[]), Period(number=period.number, rows=late, tested=tested)
+
+
 def _row(period: int, i: int, n: int, session: int, item: int) -> Row:
     at_ms = period * WEEK_MS + i * WEEK_MS // n
     name = f"s{period}-{session}"
