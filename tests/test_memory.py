@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from featurestore.events import Event, EventType, Origin, Row
-from trainer import memory
-from trainer.memory import EVIDENCE, Followers, Memory
+from trainer import followers, memory, network, predictor, texts
+from trainer.blend import Blend
+from trainer.followers import Followers
+from trainer.memory import EVIDENCE, Memory
 
 HOUR_MS = 3_600_000
 
@@ -66,21 +69,121 @@ def test_followers_keep_the_frequent_ones_in_bounded_room() -> None:
     for n in range(12_000):
         made.add(0, n % 3 if rng.random() < 0.2 else 10 + rng.randrange(10_000), 1.0)
     size, who, count = made.arrays
-    assert size[0] == memory.FOLLOWERS
+    assert size[0] == followers.FOLLOWERS
     best = who[0][np.argsort(-count[0])[:3]]
     assert set(best.tolist()) == {0, 1, 2}
     assert count[0].sum() == pytest.approx(12_000)
 
 
-def test_no_room_for_new_words_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the last word what is new is passed over, what is known goes on counting."""
-    monkeypatch.setattr(memory, "WORDS", 3)
+def market(n: int, rng: random.Random, first: int = 0) -> list[Row]:
+    """A shop whose items change bit by bit, with one search in three that nobody made before."""
+    rows = []
+    for k in range(first, first + n):
+        user = f"u{rng.randrange(20)}"
+        one = row(k, f"i{k // 200 + rng.randrange(20)}", user=user, category=f"c{rng.randrange(4)}")
+        if k % 3 == 0:
+            event = Event(event_id=f"e{k}", type="search", user_id=user, ts_ms=1_000 * k, query=f"never {k}")
+            one = Row(event, one.origin, one.session_id)
+        rows.append(one)
+    return rows
+
+
+def test_words_are_given_back_and_the_newest_item_is_always_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of searches go through room for 100 words: whatever is said is known afterwards, and counts."""
+    monkeypatch.setattr(memory, "WORDS", 100)
+    made, rows = Memory(), market(6_000, random.Random(3))
+    for one in rows:
+        made.take(one)
+        assert memory.token(one) in made.words
+        assert len(made.words) <= len(made.names) <= 100
+    latest = {memory.token(one) for one in rows[-300:] if one.event.item_id}
+    assert latest <= made.words.keys()
+    assert made.words == {name: i for i, name in enumerate(made.names) if name}
+    assert set(made.items) == {made.names[i] for i in np.flatnonzero(made.item)}
+    assert {made.names[made.category[made.words[item]]] for item in made.items} <= {f"c:c{k}" for k in range(4)}
+
+
+def test_what_was_said_often_outlives_what_was_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item of the past that many looked at stays; one that one person saw goes, and queries before either."""
+    monkeypatch.setattr(memory, "WORDS", 30)
     made = Memory()
-    for n, item in enumerate(["a", "b", "c", "d", "e", "a"]):
-        made.take(row(n, item, category=None))
-    assert made.names == ["a", "b", "c"]
-    assert made.popular[made.words["a"]] > 1.9
-    assert "d" not in told(made, [row(9, "d")])
+    for n, item in enumerate(["often"] * 40 + ["once"]):
+        made.take(row(n, item, user=f"u{n}"))
+    for n in range(20):
+        event = Event(event_id=f"q{n}", type="search", user_id="v", ts_ms=1_000 * (50 + n), query=f"q{n}")
+        made.take(Row(event, Origin("t@log", 0, n, 0, 0), "s-v"))
+    for n in range(9):
+        made.take(row(100 + n, f"new {n}"))
+    assert {"often", "once"} <= made.words.keys()
+    assert sum(name.startswith("q:") for name in made.words) < 20
+    for n in range(200):
+        made.take(row(200 + n, f"newer {n}"))
+    assert "often" in made.words
+    assert "once" not in made.words
+
+
+def test_a_number_that_is_used_again_brings_nothing_of_its_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `a` came `b`; both are forgotten, and whoever has their numbers now has no followers and no count."""
+    monkeypatch.setattr(memory, "WORDS", 8)
+    made = Memory()
+    for n, item in enumerate(["a", "b"]):
+        made.take(row(n, item, user="u"))
+    numbers = {made.words["a"], made.words["b"]}
+    for n in range(30):
+        made.take(row(10 + n, f"new {n}", user=f"v{n}"))  # each alone in its session: nothing follows anything
+    assert numbers <= {made.words[name] for name in made.items}
+    size, _, count = made.follows.arrays
+    assert size.sum() == count.sum() == 0
+    live = sorted(made.words.values())
+    assert made.popular[live].max() < 1.001
+    assert (made.neighbours.count[live] == 1).all()
+    held = np.arange(made.neighbours.tokens.shape[1]) < made.neighbours.length[:, None]
+    assert sorted(made.neighbours.tokens[held].tolist()) == live
+
+
+def test_a_predictor_proposes_no_forgotten_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its table of items follows: one column for each item that there is, with its own text and word."""
+    monkeypatch.setattr(memory, "WORDS", 40)
+    words, rng = texts.Texts(None, tmp_path, "w"), random.Random(5)
+    net = network.Network(words.dim, [], network.NetworkSettings())
+    net.start_at(words.vectors([f"i{k}" for k in range(200)]))
+    made = predictor.Predictor(Memory(), words, trained=predictor.Trained(net, Blend.flat()))
+    for k in range(0, 3_000, 10):
+        rows = market(10, rng, k)
+        made.learn(rows)
+        if k % 30 == 0:
+            mine = [one for one in rows if one.event.item_id][-1:]
+            said, headings = made.headings([mine], [1_000 * k])
+            found, _ = made.case(mine, 1_000 * k, headings[0], said.own[0])
+            assert made.memory.item[found].all()
+            assert {made.memory.names[word] for word in made.items.words} == set(made.memory.items)
+            assert made.items.columns(made.items.words).tolist() == list(range(made.items.size))
+            for word, vector in zip(made.items.words, made.items.vectors, strict=True):
+                name = made.memory.names[word]
+                assert np.array_equal(vector, words.vectors([predictor.item_text(name, made.memory.items[name])])[0])
+
+
+def test_memories_that_forgot_go_on_alike_after_a_reload(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Saved at any point and loaded, every array and number is the same after any more rows."""
+    monkeypatch.setattr(memory, "WORDS", 60)
+    rng = random.Random(4)
+    made = Memory()
+    for part in range(12):
+        made.learn(market(97, rng, 97 * part))
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        made.save(folder)
+        again, more = Memory.load(folder), market(150, random.Random(part), 97 * (part + 1))
+        straight = Memory.load(folder) if part % 2 else copy.deepcopy(made)
+        for one in (straight, again):
+            one.learn(more)
+        assert straight.state() == again.state()
+        ours, theirs = straight.arrays(), again.arrays()
+        n = len(again.names)
+        for name, value in ours.items():
+            short = slice(None, n) if name.split(".")[-1] in ("item", "category", "count", "size") else slice(None)
+            assert np.array_equal(np.trim_zeros(value[short]), np.trim_zeros(theirs[name][short])), name
+        assert told(straight, more[-3:], 900_000) == told(again, more[-3:], 900_000)
 
 
 def test_a_version_holds_no_user_and_comes_back_whole(tmp_path: Path) -> None:

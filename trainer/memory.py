@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from featurestore.events import Event, Row
-from trainer.neighbours import Floats, Ints, Neighbours, roomy
+from trainer.followers import FOLLOWERS, Followers
+from trainer.neighbours import Ints, Neighbours, roomy
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
-FOLLOWERS = 100  # kept of each word, the most counted
 PROPOSED = 100  # candidates of the neighbours, and of popularity where there are few
-WORDS = 400_000  # what is new beyond these is passed over
+WORDS = 400_000  # when these are full, an eighth of them is given back
+WORTH_HALF_LIFE_MS = 7 * 86_400_000  # of how often a word was said
+ITEM_WORTH = 16  # a query is kept as an item is that was said a sixteenth as often
 RECENT = 20  # rows of a session that evidence is sought for
 QUERY = 10  # distinct words of them
 EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours", "after_last")
@@ -69,13 +72,30 @@ def own_items(rows: list[Row]) -> dict[str, int]:
     return made
 
 
+def _worth(before: float, event: Event) -> float:
+    """How often and how lately a word was said, as one number: the instant at which its faded count is one.
+
+    LRFU (Lee et al., IEEE Trans. Computers 2001) with a half-life of `WORTH_HALF_LIFE_MS`: being said twice as often
+    is worth as much as being said a half-life later.
+    """
+    said = event.ts_ms + (WORTH_HALF_LIFE_MS * math.log2(ITEM_WORTH) if event.item_id or event.category else 0.0)
+    apart = abs(said - before) / WORTH_HALF_LIFE_MS
+    return max(said, before) + WORTH_HALF_LIFE_MS * math.log2(1.0 + 2.0**-apart)
+
+
 class Memory:
-    """A fold over rows with the offsets it has seen; what is below them changes nothing. Words are numbers."""
+    """A fold over rows with the offsets it has seen; what is below them changes nothing. Words are numbers.
+
+    There are `WORDS` of them at most: when they are used up, those of least worth are forgotten, so that a shop whose
+    items and searches change for years goes on learning.
+    """
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], int] = {}
-        self.names: list[str] = []
+        self.names: list[str] = []  # "": the number is free
         self.words: dict[str, int] = {}
+        self._free: list[int] = []  # the smallest last
+        self.worth_ms = np.zeros(0, np.float64)  # of each word: see `_worth`
         self.items: dict[str, Known] = {}
         self.item = np.zeros(0, np.bool_)  # of each word: is it an item
         self.category = np.zeros(0, np.int32)  # of each item: the word of its category, −1: not told
@@ -87,7 +107,7 @@ class Memory:
         self._top: tuple[Ints, int] | None = None
 
     def watch(self) -> set[str]:
-        """A set into which the items go that change or are new from now on; whoever asked empties it."""
+        """A set into which the items go that change, are new or are forgotten from now on; whoever asked empties it."""
         self.watchers.append(set())
         return self.watchers[-1]
 
@@ -110,9 +130,13 @@ class Memory:
 
     def take(self, row: Row) -> None:
         """Fold one row, whatever its offset; `learn` is what remembers offsets."""
-        event, word = row.event, self.word(token(row))
-        if not event.consent or word is None:
+        event = row.event
+        if not event.consent:
             return
+        if len(self.words) > WORDS - 2:  # room for what the row says and for its category
+            self._make_room()
+        word = self.word(token(row))
+        self.worth_ms[word] = _worth(float(self.worth_ms[word]), event)
         session = digest(row)
         if event.item_id:
             self.item[word] = True
@@ -121,17 +145,47 @@ class Memory:
                 self._engage(word, session, event.ts_ms)
         self.neighbours.take(session, word, event.ts_ms)
 
-    def word(self, name: str) -> int | None:
-        """The number of a word; None where it is new and there is no more room."""
+    def word(self, name: str) -> int:
+        """The number of a word, the smallest free one where it is new."""
         word = self.words.get(name)
-        if word is None and len(self.names) < WORDS:
-            word = self.words[name] = len(self.names)
-            self.names.append(name)
+        if word is None:
+            if self._free:
+                word = self._free.pop()
+                self.names[word] = name
+            else:
+                word = len(self.names)
+                self.names.append(name)
+            self.words[name] = word
             if word >= len(self.item):
                 self.item, self.category = roomy(self.item, word), roomy(self.category, word, fill=-1)
                 self.popular, self.popular_ms = roomy(self.popular, word), roomy(self.popular_ms, word)
-                self._place = roomy(self._place, word, fill=-1)
+                self._place, self.worth_ms = roomy(self._place, word, fill=-1), roomy(self.worth_ms, word)
         return word
+
+    def _make_room(self) -> None:
+        """Forget the words of least worth, an eighth of all, wherever they stand; no category that an item is of."""
+        n = len(self.names)
+        may = np.ones(n, np.bool_)
+        may[self._free] = False
+        shelves = self.category[:n]
+        may[shelves[shelves >= 0]] = False
+        chosen = np.flatnonzero(may)
+        chosen = chosen[np.argsort(self.worth_ms[chosen], kind="stable")[: max(2, WORDS // 8)]]
+        for word in chosen.tolist():
+            name, self.names[word] = self.names[word], ""
+            del self.words[name]
+            if self.items.pop(name, None) is not None:
+                for watcher in self.watchers:
+                    watcher.add(name)
+        for counted in (self.item, self.popular, self.popular_ms, self.worth_ms):
+            counted[chosen] = 0
+        self.category[chosen] = -1
+        gone = np.zeros(n, np.bool_)
+        gone[chosen] = True
+        self.follows.drop(gone)
+        self.shelves.drop(gone)
+        self.neighbours.drop(gone)
+        self._free, self._top = sorted([*self._free, *chosen.tolist()], reverse=True), None
 
     def _know(self, name: str, word: int, event: Event) -> None:
         """The newest value of each field; what an event leaves out is kept."""
@@ -145,8 +199,7 @@ class Memory:
             return
         self.items[name] = told
         if told.category and (old is None or old.category != told.category):
-            shelf = self.word("c:" + told.category)
-            self.category[word] = -1 if shelf is None else shelf
+            self.category[word] = self.word("c:" + told.category)
         for watcher in self.watchers:
             watcher.add(name)
 
@@ -205,10 +258,12 @@ class Memory:
         state: dict[str, Any] = msgspec.json.decode((directory / "memory.json").read_bytes())
         arrays, made = load_file(directory / "memory.safetensors"), cls()
         made.seen = {(t, p): o for t, p, o in state["seen"]}
-        made.names, made.words = state["names"], {name: i for i, name in enumerate(state["names"])}
+        made.names, made.words = state["names"], {name: i for i, name in enumerate(state["names"]) if name}
+        made._free = [i for i in reversed(range(len(made.names))) if not made.names[i]]
         made.items = {k: Known(*v) for k, v in state["items"].items()}
         made.item, made.category = arrays["item"], arrays["category"]
         made.popular, made.popular_ms = arrays["popular"], arrays["popular_ms"]
+        made.worth_ms = arrays.get("worth_ms", made.popular_ms.astype(np.float64))  # versions before it have none
         made.follows, made.shelves = (Followers(_part(arrays, name)) for name in ("follows", "shelves"))
         made.neighbours = Neighbours.of(_part(arrays, "neighbours"))
         made._place = np.full(len(made.item), -1, np.int32)
@@ -231,57 +286,13 @@ class Memory:
         }
         return {
             "item": self.item, "category": self.category, "popular": self.popular, "popular_ms": self.popular_ms,
+            "worth_ms": self.worth_ms,
             **{f"{part}.{name}": value for part, arrays in parts.items() for name, value in arrays.items()},
         }  # fmt: skip
 
 
-class Followers:
-    """Word → the items most counted after it, `FOLLOWERS` of them (Space-Saving: Metwally et al., ICDT 2005)."""
-
-    def __init__(self, state: dict[str, NDArray[Any]] | None = None) -> None:
-        size: Ints = np.zeros(0, np.int32) if state is None else state["size"]
-        self.size = size.copy()
-        self.who: Ints = np.zeros((len(size), FOLLOWERS), np.int32)
-        self.count: Floats = np.zeros((len(size), FOLLOWERS), np.float32)
-        if state is not None:
-            held = np.arange(FOLLOWERS) < size[:, None]
-            self.who[held], self.count[held] = state["who"], state["count"]
-
-    def add(self, word: int, item: int, weight: float) -> None:
-        """Count an item after a word."""
-        if word >= len(self.size):
-            self.size, self.who, self.count = (roomy(a, word) for a in (self.size, self.who, self.count))
-        _add(word, item, weight, self.size, self.who, self.count)
-
-    @property
-    def arrays(self) -> tuple[Ints, Ints, Floats]:
-        """How many each word has, which, and their counts."""
-        return self.size, self.who, self.count
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What `__init__` reads back."""
-        held = np.arange(FOLLOWERS) < self.size[:, None]
-        return {"size": self.size, "who": self.who[held], "count": self.count[held]}
-
-
 def _part(arrays: dict[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
     return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(name + ".")}
-
-
-@numba.njit(cache=True)
-def _add(word, item, weight, size, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
-    least = 0
-    for j in range(size[word]):
-        if who[word, j] == item:
-            count[word, j] += weight
-            return
-        if count[word, j] < count[word, least]:
-            least = j
-    if size[word] < FOLLOWERS:
-        least = size[word]
-        size[word] += 1
-    who[word, least] = item
-    count[word, least] += weight
 
 
 @numba.njit(cache=True)

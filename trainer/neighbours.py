@@ -56,6 +56,11 @@ class Neighbours:
         self.length[place] = self.newest_ms[place] = 0
         return serial
 
+    def drop(self, gone: NDArray[np.bool_]) -> None:
+        """Forget words: they leave their sessions, and their numbers are as new."""
+        self.count[: len(gone)][gone[: len(self.count)]] = 0
+        _drop(gone, self.tokens, self.length)
+
     def recent(self, session: int, n: int) -> Ints:
         """The newest n words of a session, newest first."""
         serial = self.serials.get(session)
@@ -137,6 +142,17 @@ def _take(serial, word, at_ms, ring, count, tokens, length, newest_ms):  # type:
         n -= 1
     tokens[place, n] = word
     length[place] = n + 1
+
+
+@numba.njit(cache=True)
+def _drop(gone, tokens, length):  # type: ignore[no-untyped-def] # pragma: no cover
+    for place in range(len(length)):
+        n = 0
+        for j in range(length[place]):
+            if not gone[tokens[place, j]]:
+                tokens[place, n] = tokens[place, j]
+                n += 1
+        length[place] = n
 
 
 @numba.njit(cache=True)

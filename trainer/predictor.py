@@ -73,8 +73,12 @@ class Predictor:
     def warm(self) -> None:
         """Look up the vectors of new and changed items, so that the next prediction does not wait for them."""
         if self.trained is not None and self.changed:
-            said = {name: item_text(name, self.memory.items[name]) for name in sorted(self.changed)}
-            self.items.update(said, [self.memory.words[name] for name in said])
+            items = self.memory.items
+            said = {name: item_text(name, items[name]) for name in sorted(self.changed) if name in items}
+            if len(said) < len(self.changed):
+                self.items.keep(self.memory.item)
+            if said:
+                self.items.update(said, [self.memory.words[name] for name in said])
             self.changed.clear()
 
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:

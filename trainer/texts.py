@@ -139,7 +139,7 @@ class Texts:
 
 
 class ItemTable:
-    """Items with their vectors by column, append-only; an item whose text changed keeps its column."""
+    """Items with their vectors by column; an item whose text changed keeps its column."""
 
     def __init__(self, words: Texts, place: Callable[[Vectors, list[str]], Vectors] | None = None) -> None:
         self._texts, self._place = words, place
@@ -161,6 +161,17 @@ class ItemTable:
         self._words.put(columns, np.array(words))
         if self._place is not None:
             self._placed.put(columns, self._place(made, list(said)))
+
+    def keep(self, item: NDArray[np.bool_]) -> None:
+        """Drop the columns of words that are no items any more [words]; the last columns move into their places."""
+        gone = np.flatnonzero(~item[self.words])
+        self._column.rows[self.words[gone]] = 0
+        left = self.size - len(gone)
+        holes, moved = gone[gone < left], np.setdiff1d(np.arange(left, self.size), gone)
+        for part in (self._text, self._placed, self._words) if self._place is not None else (self._text, self._words):
+            part.rows[holes] = part.rows[moved]
+        self._column.rows[self._words.rows[holes]] = holes + 1
+        self.size = left
 
     def columns(self, words: Any) -> NDArray[np.int32]:
         """Of words that are items, [n]."""
