@@ -79,10 +79,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if not records:
                 continue
             if self._ours(tp):
-                start = self._fetched_to.get(tp, records[0].offset)
-                self._fetched_to[tp] = records[-1].offset + 1  # whether it is handed on or not: a lost poll shows
+                self._fetched_to[tp] = records[-1].offset + 1
                 poll[tp] = Stretch(
-                    start=start, records=records, end=self.end(tp) or 0, expired=tp in self._expired
+                    start=records.start, records=records, end=self.end(tp) or 0, expired=tp in self._expired
                 )  # fmt: skip
                 self._expired.discard(tp)
             elif active is None or tp in active:
