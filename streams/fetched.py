@@ -51,7 +51,7 @@ class Records(list[Record]):
 
 
 class Fetched(OrderedDict[Any, Any]):
-    """What was fetched and not yet polled, by partition; comes in as batches, is read as `Lean`, leaves as `Records`."""
+    """What was fetched and not polled, by partition: comes in as batches, is read as `Lean`, leaves as `Records`."""
 
     def __init__(self, fetched: OrderedDict[Any, Any]) -> None:
         self.passed: dict[Any, tuple[int, int]] = {}  # by partition: behind its last record, and how far it was read
