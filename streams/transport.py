@@ -55,7 +55,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
-        self._seeks = 0  # moves while positions are set
+        self._seeking = self._sought = 0  # so often positions are being set, and were
         self.revocations = 0  # tells whether what was assigned when one began to wait is assigned still
         self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
         self._expired: set[TP] = set()  # where Kafka dropped records ahead of us, until a poll tells it
@@ -64,13 +64,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return tp.topic in self.transport.event_topics
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        seeks = self._seeks
+        sought = self._sought
         polled, active = await self._fetched(timeout)
         generation = self.app.consumer_generation_id
         if polled is None or self.should_stop:
             return
-        if not self.flow_active or self._seeks != seeks:
-            await self.perform_seek()  # fetched before or while a position was set: it may begin anywhere
+        if not self.flow_active or self._seeking or self._sought != sought:
+            await self.perform_seek()  # fetched before or while positions were set: it may begin anywhere
             return
         for tp in filter(self._ours, self.assignment()):
             self._passed[tp] = self._thread.position_now(tp)
@@ -167,9 +167,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         ends = await self.highwaters(*ours)
         bounds = {tp: (first[tp] or 0, ends[tp] or 0) for tp in ours}
         positions = await self.transport.starts.adopt(ours, bounds, still)
-        self._seeks += 1
-        await self.seek_wait(positions)
-        self._seeks += 1
+        self._seeking += 1
+        try:
+            await self.seek_wait(positions)
+        finally:
+            self._seeking -= 1
+            self._sought += 1
         for tp, offset in positions.items():
             self._fetched_to[tp] = offset
             self._passed.pop(tp, None)

@@ -74,6 +74,12 @@ class Arena:
                     continue
         return found
 
+    def last_words(self, name: str) -> str:
+        """The end of what a process said since it was started."""
+        with (self.folder / f"{name}.log").open(errors="replace") as log:
+            log.seek(self.begun[name])
+            return " | ".join(log.read().splitlines()[-3:])[-400:]
+
     def owns(self, name: str) -> set[int]:
         """The partitions that a worker has now, as its log says."""
         mine: set[int] = set()

@@ -76,8 +76,7 @@ class Storm:
             if (code := process.poll()) is not None:
                 del arena.workers[name]
                 self.thaw_s.pop(name, None)
-                why = [line["why"] for line in arena.logged(name) if "why" in line][-1:]
-                self.ended.append(f"{name} ended with {code}: {why}")
+                self.ended.append(f"{name} ended with {code}: {arena.last_words(name)}")
                 self.say(self.ended[-1])
                 self.again_s[name] = now_s + 1
         for name in [n for n, at_s in self.again_s.items() if at_s <= now_s]:
