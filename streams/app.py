@@ -229,7 +229,7 @@ def build(
     app.transport = bridge
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")
-    folded = app.channel(maxsize=2)  # a full channel holds ingest back: lag grows, memory does not
+    folded = app.channel(maxsize=4)  # a full channel holds ingest back: lag grows, memory does not
     dog = watchdog.Watchdog(limit=STALLED_LOOKS)
 
     @app.agent(events, name="ingest")  # type: ignore[untyped-decorator]
@@ -248,8 +248,9 @@ def build(
 
     @app.agent(folded, name="score")  # type: ignore[untyped-decorator]
     async def score_agent(stream: Any) -> None:
-        async for _ in stream.events():
-            await tell()
+        async for event in stream.events():
+            if event.value > scorer.scored_seq:  # else it was scored together with an earlier one
+                await tell()
 
     @fail_stop
     async def tell() -> None:
