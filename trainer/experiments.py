@@ -95,9 +95,10 @@ def _export(verdict: Verdict, uri: str, step: int) -> None:
 def _flat(told: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """The means of intervals and the other numbers, each with its path."""
     if isinstance(told, dict) and {"n", "mean", "low", "high"} <= told.keys():
-        told = {} if told["mean"] is None else {"": told["mean"], "low": told["low"], "high": told["high"]}
-    if isinstance(told, dict):
+        if told["mean"] is not None:  # no path below the mean's: a store of files makes a folder of each
+            yield from ((name, told["mean"]), (f"{name}_low", told["low"]), (f"{name}_high", told["high"]))
+    elif isinstance(told, dict):
         for key, value in told.items():
-            yield from _flat(value, f"{name}/{key}".strip("/") if key else name)
+            yield from _flat(value, f"{name}/{key}".strip("/"))
     elif isinstance(told, int | float):
         yield name, float(told)
