@@ -55,7 +55,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
-        self._seeking = self._sought = 0  # so often positions are being set, and were
+        self._seeking = self._sought = 0  # so many are setting positions now, and did
         self.revocations = 0  # tells whether what was assigned when one began to wait is assigned still
         self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
         self._expired: set[TP] = set()  # where Kafka dropped records ahead of us, until a poll tells it
@@ -151,12 +151,16 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         def still() -> bool:
             return self.revocations == before and not self.app.should_stop
 
+        self._seeking += 1
         try:
             await self._seek_ours(still)
         except errors.IllegalStateError:
             if still():
                 raise
             log.info("Partitions were revoked while their reading began; their next owner begins it.")
+        finally:
+            self._seeking -= 1
+            self._sought += 1
 
     async def _seek_ours(self, still: Callable[[], bool]) -> None:
         await super().perform_seek()  # other topics: the committed offset
@@ -167,12 +171,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         ends = await self.highwaters(*ours)
         bounds = {tp: (first[tp] or 0, ends[tp] or 0) for tp in ours}
         positions = await self.transport.starts.adopt(ours, bounds, still)
-        self._seeking += 1
-        try:
-            await self.seek_wait(positions)
-        finally:
-            self._seeking -= 1
-            self._sought += 1
+        await self.seek_wait(positions)
         for tp, offset in positions.items():
             self._fetched_to[tp] = offset
             self._passed.pop(tp, None)
