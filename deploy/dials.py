@@ -197,6 +197,18 @@ DIALS: tuple[Dial, ...] = (
         parse=plain,
         help="a Hugging Face encoder by path or name; auto: MiniLM where installed; none: hashed character n-grams",
     ),
+    Dial(
+        name="holdback",
+        default="0",
+        parse=number(0, 1, "0.05"),
+        help="share of the users who get the memory's answer alone, to compare with; the same on every worker",
+    ),
+    Dial(
+        name="outcomes.share",
+        default="1",
+        parse=number(0, 1, "0.1"),
+        help="share of the predictions whose outcome is waited for; less where 50,000 wait",
+    ),
     Dial(name="store.keep", default="24h", parse=positive, clock="event", help="how long the store keeps rows"),
     Dial(name="store.folder", default="nextclick-store", parse=path, help="where <worker>.duckdb lies"),
     Dial(name="lake.keep", default="30d", parse=positive, clock="event", help="how long the lake keeps rows"),

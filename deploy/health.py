@@ -39,6 +39,20 @@ COUNTED_BY_PARTITION = {
     "duplicates": "Events seen before, since the log began",
     "rejected": "Events that could not be taken, since the log began",
 }
+OF_ARM = {  # name: what it tells, its label, and what is summed for each of the label's values
+    "outcomes": ("Predictions whose horizon is over", "", {"": "settled"}),
+    "outcome_next": ("Those after which a different item followed", "", {"": "next"}),
+    "outcome_loss": ("Their log loss summed, nats", "", {"": "loss"}),
+    "outcome_reciprocal_rank": ("Reciprocal ranks of what followed summed, 0 beyond the first 20", "",
+                                {"": "reciprocal"}),
+    "outcome_hits": ("Those whose next item was among the first so many", "first",
+                     {"1": "hit1", "5": "hit5", "20": "hit20"}),
+    "outcome_categorised": ("Those whose next item told its category", "", {"": "categorised"}),
+    "outcome_category_hits": ("Those whose next category was among the first so many", "first",
+                              {"1": "category1", "5": "category5"}),
+    "outcome_said": ("Probability said of nothing more, of the first item, of all listed ones, summed", "of",
+                     {"none": "none_said", "first": "first_said", "listed": "listed_said"}),
+}  # fmt: skip
 BY_PARTITION = {
     "lag": "Records between what was read and the log's end",
     "watermark_seconds": "Event time up to which the partition was seen",
@@ -117,6 +131,7 @@ class Collector:
                 for part in parts:
                     family.add_metric((part["topic"], str(part["partition"])), part[name])
                 yield family
+        yield from outcomes(status.get("outcomes"))
         busy = CounterMetricFamily("nextclick_busy_seconds", "Where the time goes", labels=("stage",))
         for stage, seconds in status.get("busy_s", {}).items():
             busy.add_metric((stage,), seconds)
@@ -142,6 +157,22 @@ class Collector:
             "nextclick_latency_seconds", "From a record's arrival to its acknowledged prediction, without lag",
             buckets=list(zip(bounds, counts, strict=True)), sum_value=self.health.latencies.sum_ms / 1000,
         )  # fmt: skip
+
+
+def outcomes(told: Mapping[str, Any] | None) -> Iterator[Any]:
+    """What predictions came to by arm, over all versions: a counter must not go when a version does."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    if told is None:
+        return
+    yield GaugeMetricFamily("nextclick_outcomes_open", "Predictions that wait for their horizon", value=told["open"])
+    yield CounterMetricFamily("nextclick_outcomes_passed_over", "Left out by sampling", value=told["passed_over"])
+    for name, (said, label, sums) in OF_ARM.items():
+        family = CounterMetricFamily(f"nextclick_{name}", said, labels=("arm", label) if label else ("arm",))
+        for arm, fields in told["arms"].items():
+            for value, field in sums.items():
+                family.add_metric((arm, value) if label else (arm,), fields[field])
+        yield family
 
 
 class Server(HTTPServer):

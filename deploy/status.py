@@ -11,7 +11,7 @@ import orjson
 
 from deploy import notation, verdicts
 from deploy.settings import Settings
-from streams import control
+from streams import control, quality
 
 GONE_MS = 10_000  # a worker beats once a second
 VERDICTS = 5
@@ -64,6 +64,7 @@ def gather(
         "workers": [_worker(beat, now_ms) for _, beat in sorted(said.items())],
         "lag": sum(int(beat.get("lag", 0)) for beat in alive.values()),
         "partitions_owned": len({p for beat in alive.values() for p in beat.get("partitions", ())}),
+        "live": quality.merged(said.values()),
         "champion": state.champion,
         "champion_age_ms": now_ms - int(last["at_ms"]) if last else None,
         "pinned_by": state.pinned_by if state.pinned else None,
@@ -121,6 +122,7 @@ def plain(told: dict[str, Any]) -> Iterator[str]:
     age = "" if told["champion_age_ms"] is None else f", judged {_about(told['champion_age_ms'])} ago"
     pinned = f", pinned by {told['pinned_by']}" if told["pinned_by"] else ""
     yield f"champion {told['champion'] or 'none yet: the memory answers'}{age}{pinned}"
+    yield from quality.plain(told["live"])
     for verdict in reversed(told["verdicts"]):
         came, n = verdicts.outcome(verdict), verdict.get("n", 0)
         yield f"  {verdict.get('kind')} {came}: {verdict.get('reason')} (n={n:,})"

@@ -22,7 +22,7 @@ from deploy.demo import scenarios, shop
 from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
 from featurestore import database, lake
-from streams import control, topics
+from streams import control, quality, topics
 
 READY_S = 120.0
 DRAIN_S = 90.0
@@ -394,6 +394,7 @@ def summary(settings: Settings, watch: Watch, feed: Input, state: control.Contro
         "verdicts": list(state.verdicts),
         "champion": state.champion,
         "latency_ms": {"p50": latency.get("p50"), "p99": latency.get("p99")},
+        "live": quality.merged(watch.beats.values()),
     }
 
 
@@ -408,7 +409,7 @@ def told(result: dict[str, Any]) -> str:
         f"{result['stale_users']:,}",
         f"{len(result['versions'])} versions, {result['swaps']} swaps, champion {result['champion'] or 'none'}",
     ]
-    return "\n".join([*lines, *map(told_verdict, result["verdicts"])])
+    return "\n".join([*lines, *map(told_verdict, result["verdicts"]), *quality.plain(result["live"])])
 
 
 def told_verdict(verdict: dict[str, Any]) -> str:

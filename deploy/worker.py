@@ -22,7 +22,7 @@ from deploy import ending, health, logs, ranking
 from deploy import settings as dials
 from featurestore import lake, store
 from featurestore.events import Row, Session
-from streams import app, beats, control, ingest, score, topics
+from streams import app, beats, control, ingest, outcomes, score, topics
 from trainer import encoders, predictor, registry, texts
 
 log = structlog.get_logger()
@@ -136,8 +136,9 @@ def run(settings: dials.Settings) -> None:
 
     def make_scorer(may_emit: Any) -> score.Scorer:
         held["scorer"] = score.Scorer(
-            ingest_=taken, model=models.current, outlet=outlet, horizon_ms=settings["horizon.next"], may_emit=may_emit
-        )
+            ingest_=taken, model=models.current, outlet=outlet, may_emit=may_emit, holdback=settings["holdback"],
+            outcomes_=outcomes.Outcomes(horizon_ms=settings["horizon.next"], share=settings["outcomes.share"]),
+        )  # fmt: skip
         held["scorer"].latencies_ms = told.latencies
         return held["scorer"]
 
@@ -230,6 +231,7 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "predictions": scorer.predictions,
         "version": models.current.version,
         "swaps": models.swaps,
+        "outcomes": scorer.outcomes.told([part.predicted for part in parts]),
         "busy_s": {stage: round(seconds, 3) for stage, seconds in taken.busy.s.items()},
         "latency_ms": {"p50": recent[49], "p99": recent[98]} if recent else None,
     }

@@ -280,6 +280,7 @@ def build(
             if (end := app.consumer.end(tp)) is not None:
                 ingest_.hear_end(tp, end)
         ingest_.raise_idle()
+        scorer.settle()
         watch()
         await outlet.beat(beat())
 

@@ -16,7 +16,7 @@ from faust.types import TP
 from featurestore import lake, sessions, store
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import PartitionKey
-from streams import codec, stages, start, transport
+from streams import codec, outcomes, stages, start, transport
 
 log = structlog.get_logger()
 
@@ -75,6 +75,7 @@ class Part:
     raised_ms: int = 0  # the largest watermark known anywhere while this partition had no lag
     missing: int = 0  # offsets that Kafka had already dropped
     keys: Keys = field(default_factory=Keys)
+    predicted: outcomes.Open = field(default_factory=outcomes.Open)  # what still waits for its outcome
 
     def progress(self) -> store.Progress:
         o = self.open
@@ -315,6 +316,7 @@ class Ingest:
             batch.touched = {key: value for key, value in batch.touched.items() if key[0] not in fresh}
         for part in self.parts.values():
             part.open.forget(fresh)
+            part.predicted.forget(fresh)
         self.erased |= dict.fromkeys(fresh, self.waiting[-1].seq if self.waiting else 0)
         await self.on_writer(self.store.forget, users)
         log.info("Forgotten users left the store.", users=len(fresh))

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from faust.types import TP
 
 from featurestore.events import Row, Session
-from streams import codec, ingest
+from featurestore.lake import PartitionKey
+from streams import codec, ingest, outcomes
 
 SESSIONS = 5_000  # scored at once, unless a single poll touched more: bounds what waits for acknowledgement
 TOKENS = 50  # the newest rows of a session that a model looks at
@@ -23,6 +24,7 @@ class Model(Protocol):
 
     def learn(self, rows: list[Row]) -> Any: ...
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Any]: ...
+    def recall(self, sessions: list[Session], at_ms: list[int]) -> list[Any]: ...
 
 
 Pending = Awaitable[asyncio.Future[Any]]  # aiokafka: accepted, then acknowledged
@@ -77,28 +79,29 @@ def portion(waiting: Iterable[ingest.Batch]) -> list[ingest.Batch]:
     return batches
 
 
-def record(interest: Any, trigger: Row, *, horizon_ms: int, now_ms: int) -> bytes:
-    """One prediction as the bytes of its message."""
+def prediction(
+    interest: Any, trigger: Row, *, horizon_ms: int, now_ms: int, arm: str = outcomes.CHAMPION
+) -> codec.Prediction:
+    """One prediction as its message tells it."""
     origin, event = trigger.origin, trigger.event
     because = codec.Trigger(
         event_id=event.event_id, topic=origin.topic.partition("@")[0], partition=origin.partition, offset=origin.offset
     )
-    return codec.encode_prediction(
-        codec.Prediction(
-            prediction_id=codec.prediction_id(because, event.user_id, trigger.session_id, interest.version),
-            user_id=event.user_id,
-            session_id=interest.session_id,
-            trigger=because,
-            event_ts=codec.instant(event.ts_ms),
-            predicted_at=codec.instant(now_ms),
-            expires_at=codec.instant(event.ts_ms + horizon_ms),
-            model_version=interest.version,
-            reason=interest.reason,
-            categories=codec.ranked_categories(interest.categories),
-            items=codec.ranked_items(interest.items),
-            none_probability=interest.none_probability,
-            purchase_probability=interest.purchase_probability,
-        )
+    return codec.Prediction(
+        prediction_id=codec.prediction_id(because, event.user_id, trigger.session_id, interest.version),
+        user_id=event.user_id,
+        session_id=interest.session_id,
+        trigger=because,
+        event_ts=codec.instant(event.ts_ms),
+        predicted_at=codec.instant(now_ms),
+        expires_at=codec.instant(event.ts_ms + horizon_ms),
+        model_version=interest.version,
+        arm=arm,
+        reason=interest.reason,
+        categories=codec.ranked_categories(interest.categories),
+        items=codec.ranked_items(interest.items),
+        none_probability=interest.none_probability,
+        purchase_probability=interest.purchase_probability,
     )
 
 
@@ -106,10 +109,17 @@ class Scorer:
     """Holds the model in use; scores off the event loop; swaps between two batches."""
 
     def __init__(
-        self, *, ingest_: ingest.Ingest, model: Model, outlet: Outlet, horizon_ms: int, may_emit: Callable[[], bool]
+        self,
+        *,
+        ingest_: ingest.Ingest,
+        model: Model,
+        outlet: Outlet,
+        outcomes_: outcomes.Outcomes,
+        may_emit: Callable[[], bool],
+        holdback: float = 0.0,
     ) -> None:
         self.ingest, self.model, self.outlet = ingest_, model, outlet
-        self.horizon_ms, self.may_emit = horizon_ms, may_emit
+        self.outcomes, self.may_emit, self.holdback = outcomes_, may_emit, holdback
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self.scored_seq = 0
         self.predictions = 0
@@ -135,29 +145,65 @@ class Scorer:
         now_ms = int(time.time() * 1000)
         with busy("send"):
             sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
-            for (tp, part, _, trigger), interest in zip(found, interests, strict=True):
+            sent: list[tuple[Due, codec.Prediction]] = []
+            for one, interest in zip(found, interests, strict=True):
+                tp, part, _, trigger = one
                 if not self.may_emit():  # a freeze may come between two of them
                     await self._heard(found)
                     now_ms = int(time.time() * 1000)
                 if self.ingest.parts.get(tp) is part:
-                    value = record(interest, trigger, horizon_ms=self.horizon_ms, now_ms=now_ms)
-                    sends.append(await self.outlet.prediction(trigger.event.user_id.encode(), value))
+                    user_id = trigger.event.user_id
+                    said = prediction(
+                        interest, trigger, horizon_ms=self.outcomes.horizon_ms, now_ms=now_ms, arm=self._arm(user_id)
+                    )
+                    sends.append(await self.outlet.prediction(user_id.encode(), codec.encode_prediction(said)))
+                    sent.append((one, said))
                     self.predictions += 1
         with busy("ack"):
             await asyncio.gather(*sends)
         self._note_latencies(found)
         self.scored_seq = last
         self.ingest.acknowledged(last)
+        with busy("outcomes"):
+            self._meet(batches, sent)
+
+    def settle(self) -> None:
+        """Count what silence made mature: a partition without lag, whose watermark others have passed."""
+        for part in self.ingest.parts.values():
+            self.outcomes.settle(part.predicted, part.raised_ms)
+
+    def _meet(self, batches: list[ingest.Batch], sent: list[tuple[Due, codec.Prediction]]) -> None:
+        """What was told waits for its outcome; what came is the outcome of what was told before it."""
+        for (_, part, session, trigger), said in sent:
+            self.outcomes.note(part.predicted, said, trigger, session.rows)
+        for batch in batches:
+            parts = {part.key: part for part, _ in batch.progress.values()}
+            for row in batch.rows:
+                parts[PartitionKey(row.origin.topic, row.origin.partition)].predicted.observe(row)
+            for part, progress in batch.progress.values():
+                self.outcomes.settle(part.predicted, progress.watermark_ms)
+        self.outcomes.bound([part.predicted for part in self.ingest.parts.values()])
+
+    def _arm(self, user_id: str) -> str:
+        return outcomes.arm_of(user_id, self.holdback)
 
     async def _heard(self, found: list[Due]) -> None:
         """Wait while the group has not heard of us for too long: another may own these partitions by now."""
         while not self.may_emit() and self._still_ours(found):
             await asyncio.sleep(0.1)
 
-    @staticmethod
-    def _run(model: Model, rows: list[Row], found: list[Due]) -> list[Any]:
+    def _run(self, model: Model, rows: list[Row], found: list[Due]) -> list[Any]:
         model.learn(rows)
-        return model.predict([s for _, _, s, _ in found], [t.event.ts_ms for _, _, _, t in found]) if found else []
+        asked = [(session, trigger.event.ts_ms) for _, _, session, trigger in found]
+        held = [self._arm(session.user_id) == outcomes.HOLDBACK for session, _ in asked]
+        answers: list[Any] = [None] * len(asked)
+        for held_back, answer in ((False, model.predict), (True, model.recall)):
+            places = [i for i, h in enumerate(held) if h == held_back]
+            if places:
+                made = answer([asked[i][0] for i in places], [asked[i][1] for i in places])
+                for i, interest in zip(places, made, strict=True):
+                    answers[i] = interest
+        return answers
 
     def _still_ours(self, found: list[Due]) -> bool:
         return any(self.ingest.parts.get(tp) is part for tp, part, _, _ in found)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 # In the order an event meets them; fold decodes as well. They overlap: fetch, ack and flush wait and let others go on.
-STAGES = ("fetch", "fold", "predict", "send", "ack", "commit", "flush")
+STAGES = ("fetch", "fold", "predict", "send", "ack", "outcomes", "commit", "flush")
 
 
 class Busy:

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from deploy import health
+from streams import outcomes
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -18,6 +19,7 @@ NAME = re.compile(r"\b(?:nextclick|process)_[a-z_]+")
 SERIES = {f"nextclick_latency_seconds_{end}": "nextclick_latency_seconds" for end in ("bucket", "count", "sum")}
 WORKER: dict[str, Any] = {
     **dict.fromkeys(health.COUNTED, 1), "version": "v1", "busy_s": {"fold": 0.5},
+    "outcomes": {"open": 1, "passed_over": 1, "arms": {"champion": dict.fromkeys(outcomes.FIELDS, 1)}},
     "parts": [{"topic": "t", "partition": 0} | dict.fromkeys([*health.COUNTED_BY_PARTITION, *health.BY_PARTITION], 1)],
 }  # fmt: skip
 TRAINER: dict[str, Any] = {"champion": "v1", "leading": True, "retrains": {"accepted": 1}} | {

@@ -16,7 +16,7 @@ from deploy import broker, cli, dead_letters, history, status
 from deploy.settings import Settings
 from featurestore import lake, sessions
 from featurestore.events import Event
-from streams import codec, control, topics
+from streams import codec, control, outcomes, quality, topics
 
 Run = Callable[..., Any]
 
@@ -54,6 +54,8 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     now_ms = int(time.time() * 1000)
     beat = {"worker": "w1", "at_ms": now_ms + 60_000, "partitions": {"t@l|0": 5, "t@l|1": 6}, "lag": 3,
             "watermark_ms": now_ms, "open_sessions": 2, "version": "v1"}  # fmt: skip
+    sums = {name: [0.0, 5.0] + [1.0] * (outcomes.GROUPS - 2) for name in outcomes.FIELDS}
+    beat["outcomes"] = dict.fromkeys(quality.COUNTS, 4) | {"by": [{"version": "v1", "arm": "champion", "sums": sums}]}
     producer = kafka.KafkaProducer(**settings.kafka.for_kafka_python())
     for value in (b"no json", orjson.dumps(beat | {"worker": "w0", "at_ms": 1}), orjson.dumps(beat)):
         producer.send("interest.state", key=b"w1", value=value).get(timeout=20)
@@ -72,7 +74,9 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     assert told["freshness_ms"]["training"] == 4_000
     assert told["freshness_ms"]["total"] == 30 * 60_000 + 2 * 60_000 + 60_000 + 4_000
     text = run("status")
+    assert (told["live"]["open"], told["live"]["by"][0]["n"]) == (8, 26)  # two workers', the silent one's too
     assert "worker w1: 2 partitions, lag 3" in text
+    assert "live v1 champion (n=26): log loss 1.000" in text
     assert "refresh rejected: worse (n=700)" in text
     assert "paused by ann" in text
     assert "horizon 30m + lateness 2m + cadence 1m + training 4s = 33m4s" in text

@@ -11,7 +11,7 @@ from faust.types import TP
 from featurestore import sessions
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import PartitionKey
-from streams import codec, ingest, score, stages
+from streams import codec, ingest, outcomes, score, stages
 from trainer.predictor import Interest
 
 TP0 = TP("events", 0)
@@ -40,6 +40,7 @@ class Shop:
             assert folded.session is not None
             batch.rows.append(folded.row)
             batch.touched[(user, folded.session.session_id)] = (TP0, self.part, folded.session)
+        batch.progress[TP0] = (self.part, self.part.progress())
         return batch
 
 
@@ -94,7 +95,7 @@ def test_record_carries_the_trigger_and_its_id_depends_on_trigger_and_version_al
 
     def said(version: str, probability: float) -> codec.Prediction:
         interest = Interest("ann", row.session_id, [("i9", probability)], [], 0.5, None, "model", version)
-        return codec.decode_prediction(score.record(interest, row, horizon_ms=60_000, now_ms=T0 + 5))
+        return score.prediction(interest, row, horizon_ms=60_000, now_ms=T0 + 5)
 
     one, again, other = said("v1", 0.3), said("v1", 0.2), said("v2", 0.3)
     assert one.prediction_id == again.prediction_id != other.prediction_id
@@ -141,8 +142,56 @@ async def test_worker_frozen_between_two_predictions_of_a_batch_keeps_the_second
         def predict(self, open_: list[Any], at_ms: list[int]) -> list[Interest]:
             return [Interest(s.user_id, s.session_id, [("i9", 0.3)], [], 0.5, None, "model", "v1") for s in open_]
 
+        recall = predict
+
     scorer = score.Scorer(
-        ingest_=taken, model=Model(), outlet=Outlet(), horizon_ms=1, may_emit=lambda: heard[0]  # type: ignore[arg-type]
+        ingest_=taken, model=Model(), outlet=Outlet(), may_emit=lambda: heard[0],  # type: ignore[arg-type]
+        outcomes_=outcomes.Outcomes(horizon_ms=1),
     )  # fmt: skip
     await asyncio.wait_for(scorer.score(), 10)
     assert told == [b"ann"]
+
+
+async def test_held_back_users_get_the_memory_alone_and_outcomes_count_by_arm() -> None:
+    """Each user is asked of one answerer, the message names the arm, and the next batch is the first one's outcome."""
+    shop = Shop()
+    users = [f"u{n}" for n in range(20)]
+    told: list[codec.Prediction] = []
+    taken = SimpleNamespace(waiting=[], parts={TP0: shop.part}, busy=stages.Busy(), acknowledged=lambda seq: None)
+
+    class Outlet:
+        async def prediction(self, key: bytes, value: bytes) -> Any:
+            told.append(codec.decode_prediction(value))
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+    class Model:
+        def learn(self, rows: list[Row]) -> None: ...
+
+        def predict(self, open_: list[Any], at_ms: list[int]) -> list[Interest]:
+            return [Interest(s.user_id, s.session_id, [], [], 0.5, None, "model", "v1") for s in open_]
+
+        def recall(self, open_: list[Any], at_ms: list[int]) -> list[Interest]:
+            return [Interest(s.user_id, s.session_id, [], [], 0.4, None, "fallback", "v1") for s in open_]
+
+    scorer = score.Scorer(
+        ingest_=taken, model=Model(), outlet=Outlet(), may_emit=lambda: True, holdback=0.5,  # type: ignore[arg-type]
+        outcomes_=outcomes.Outcomes(horizon_ms=60_000),
+    )  # fmt: skip
+    later = [(user, 30 + n, {}) for n, user in enumerate(users)]
+    for said in ([(user, n, {}) for n, user in enumerate(users)], [*later, ("last", 400, {})]):
+        taken.waiting.append(shop.batch(*said))
+        await scorer.score()
+    arms = {one.user_id: one.arm for one in told}
+    assert all(arms[user] == outcomes.arm_of(user, 0.5) for user in users)
+    assert all((one.reason == "fallback") == (one.arm == outcomes.HOLDBACK) for one in told)
+    assert len(set(arms.values())) == 2
+    beat = scorer.outcomes.told([shop.part.predicted])
+    assert {arm: (sums["settled"], sums["next"]) for arm, sums in beat["arms"].items()} == {
+        arm: (2 * n, n) for arm in set(arms.values()) for n in [sum(arms[u] == arm for u in users)]
+    }  # each user's first met another item, the second none
+    assert beat["open"] == 1
+    shop.part.raised_ms = 1_800_000_000_000
+    scorer.settle()
+    assert scorer.outcomes.told([shop.part.predicted])["open"] == 0

@@ -84,7 +84,7 @@ class Predictor:
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
         """One interest a session, as of that session's instant."""
         if self.trained is None:
-            return [self._fallback(s, t) for s, t in zip(sessions, at_ms, strict=True)]
+            return self.recall(sessions, at_ms)
         rows = [s.rows[-window.LENGTH :] for s in sessions]
         said, headings = self.headings(rows, at_ms)
         made = []
@@ -95,6 +95,10 @@ class Predictor:
             buys = head.probability(rows[i], now_ms) if head is not None else None
             made.append(self._interest(session, found, each, none, buys, "model"))
         return made
+
+    def recall(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
+        """The same from the memory alone: before there is a trained part, and for those who are held back from it."""
+        return [self._fallback(s, t) for s, t in zip(sessions, at_ms, strict=True)]
 
     def headings(self, rows: list[list[Row]], at_ms: list[int]) -> tuple[network.Sequences, texts.Vectors]:
         """Sessions as the trained network sees them, and where they are heading; no other row plays a part."""

@@ -31,7 +31,7 @@ from faust.types import TP
 from deploy import job, settings, trainer, worker
 from featurestore import lake, sessions, store, window
 from featurestore.events import Row, Session
-from streams import codec, control, ingest, score, transport
+from streams import codec, control, ingest, outcomes, score, transport
 from trainer import predictor, texts, tuning
 
 POLL, PARTITIONS, SAMPLE = 5_000, 8, 25
@@ -60,6 +60,8 @@ class Sampled:
         made = self.model.predict([asked[i] for i in chosen], [at_ms[i] for i in chosen]) if chosen else []
         self.last = made[-1] if made else self.last
         return [self.last] * len(asked)
+
+    recall = predict
 
 
 class Nowhere:
@@ -95,8 +97,9 @@ class Soak:
         self.models = worker.Models(shared=folder / "shared", texts_=self.vectors, lake_=self.lake, log_=following)
         self.sampled = Sampled(self.models.current)
         self.scorer = score.Scorer(
-            ingest_=self.taken, model=self.sampled, outlet=Nowhere(), horizon_ms=HORIZON_MS, may_emit=lambda: True
-        )
+            ingest_=self.taken, model=self.sampled, outlet=Nowhere(), may_emit=lambda: True,
+            outcomes_=outcomes.Outcomes(horizon_ms=HORIZON_MS),
+        )  # fmt: skip
         self.version: str | None = None
 
     async def take(self, poll: dict[int, list[Any]]) -> None:

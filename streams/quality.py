@@ -1,0 +1,95 @@
+"""Live quality read from the beats: means with intervals by version and arm, from sums that add up across workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from streams.outcomes import FIELDS, GROUPS, Key
+
+RATIOS = {  # what is summed, over how many
+    "log_loss": ("loss", "settled"),
+    "mrr20": ("reciprocal", "next"),
+    "recall1": ("hit1", "next"),
+    "recall5": ("hit5", "next"),
+    "recall20": ("hit20", "next"),
+    "category_recall1": ("category1", "categorised"),
+    "category_recall5": ("category5", "categorised"),
+}
+# Student's t at .975 by degrees of freedom: ten groups are few.
+T975 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+COUNTS = ("open", "settled", "unsettled", "passed_over")
+
+
+def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All workers' outcomes as one: `COUNTS`, and `by` version and arm what `quality` tells, oldest version first."""
+    told = [beat["outcomes"] for beat in beats if beat.get("outcomes")]
+    sums: dict[Key, dict[str, list[float]]] = {}
+    for one in told:
+        for entry in one["by"]:
+            mine = sums.setdefault((entry["version"], entry["arm"]), {name: [0.0] * GROUPS for name in FIELDS})
+            for name in FIELDS:
+                mine[name] = [a + b for a, b in zip(mine[name], entry["sums"].get(name, [0.0] * GROUPS), strict=True)]
+    return {name: sum(int(one[name]) for one in told) for name in COUNTS} | {
+        "by": [{"version": v, "arm": arm, **quality(sums[v, arm])} for v, arm in sorted(sums)]
+    }
+
+
+def quality(sums: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The means with 95 % intervals; `said` and `came` are what calibration compares: shares of all predictions."""
+    total = {name: sum(column) for name, column in sums.items()}
+    n = max(total["settled"], 1)
+    return {
+        "n": round(total["settled"]),
+        **{name: interval(sums[top], sums[bottom]) for name, (top, bottom) in RATIOS.items()},
+        "nothing_more": {"said": total["none_said"] / n, "came": (total["settled"] - total["next"]) / n},
+        "first_item": {"said": total["first_said"] / n, "came": total["hit1"] / n},
+        "listed_item": {"said": total["listed_said"] / n, "came": total["hit20"] / n},
+    }
+
+
+def interval(top: list[float], bottom: list[float]) -> dict[str, float | None]:
+    """The ratio of two sums over groups of users, its interval by leaving out one group after the other.
+
+    A delete-a-group jackknife (Kott 2001): what one user does is counted in one group, so predictions of one session
+    may go together as they like. Fewer than two groups have no interval, nothing at all no mean.
+
+    >>> interval([1.0, 2.0], [2.0, 2.0])["mean"]
+    0.75
+    """
+    pairs = [(a, b) for a, b in zip(top, bottom, strict=True) if b > 0]
+    over = sum(b for _, b in pairs)
+    if not pairs:
+        return {"n": 0, "mean": None, "low": None, "high": None}
+    mean = sum(a for a, _ in pairs) / over
+    if len(pairs) < 2:
+        return {"n": round(over), "mean": mean, "low": None, "high": None}
+    without = [(mean * over - a) / (over - b) for a, b in pairs]
+    centre = sum(without) / len(without)
+    error = math.sqrt((len(without) - 1) / len(without) * sum((one - centre) ** 2 for one in without))
+    reach = T975[len(without) - 1] * error
+    return {"n": round(over), "mean": mean, "low": mean - reach, "high": mean + reach}
+
+
+def plain(told: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
+    """The same for people: a line a version and arm, the newest last, and what waits."""
+    for one in told["by"][-lines:]:
+        yield (
+            f"live {one['version']} {one['arm']} (n={one['n']:,}): log loss {_bound(one['log_loss'])}, "
+            f"R@20 {_bound(one['recall20'])}, MRR@20 {_bound(one['mrr20'])}, category R@1 "
+            f"{_bound(one['category_recall1'])}; nothing more said {one['nothing_more']['said']:.2f}, "
+            f"came {one['nothing_more']['came']:.2f}"
+        )
+    if told["open"] or told["unsettled"] or told["passed_over"]:
+        yield (
+            f"live quality: {told['settled']:,} predictions settled, {told['open']:,} wait for their horizon, "
+            f"{told['unsettled']:,} were lost on the way, {told['passed_over']:,} passed over (sampled, or told twice)"
+        )
+
+
+def _bound(bound: Mapping[str, Any]) -> str:
+    if bound["mean"] is None:
+        return "–"
+    interval_ = "" if bound["low"] is None else f" [{bound['low']:.3f}, {bound['high']:.3f}]"
+    return f"{bound['mean']:.3f}{interval_}"

@@ -1,0 +1,52 @@
+"""Figures with intervals from sums that were added up."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from streams import outcomes, quality
+
+
+def test_interval_of_equal_groups_is_that_of_their_means() -> None:
+    """With groups of one size the jackknife is Student's interval of the groups' means."""
+    got = quality.interval([1.0, 2.0, 3.0, 0.0], [4.0, 4.0, 4.0, 0.0])
+    error = 0.25 / math.sqrt(3)  # the means .25, .5, .75
+    assert (got["n"], got["mean"]) == (12, 0.5)
+    assert (got["low"], got["high"]) == (pytest.approx(0.5 - 4.303 * error), pytest.approx(0.5 + 4.303 * error))
+
+
+def test_one_group_has_no_interval_and_nothing_no_mean() -> None:
+    """What cannot be known is null, not zero."""
+    assert quality.interval([1.0, 0.0], [2.0, 0.0]) == {"n": 2, "mean": 0.5, "low": None, "high": None}
+    assert quality.interval([0.0], [0.0])["mean"] is None
+
+
+def test_intervals_hold_where_predictions_of_a_user_go_together() -> None:
+    """Users who hit always or never, thirty predictions each: 95 % intervals hold the truth about so often."""
+    chance, held = random.Random(7), 0
+    for _ in range(400):
+        top, bottom = [0.0] * outcomes.GROUPS, [0.0] * outcomes.GROUPS
+        for _ in range(200):
+            group = chance.randrange(outcomes.GROUPS)
+            top[group] += 30 * (chance.random() < 0.4)
+            bottom[group] += 30
+        got = quality.interval(top, bottom)
+        assert got["low"] is not None
+        assert got["high"] is not None
+        held += got["low"] <= 0.4 <= got["high"]
+    assert 0.92 < held / 400 < 0.98
+
+
+def test_a_line_a_version_and_arm_and_one_for_what_waits() -> None:
+    """Before anything is settled there is nothing but what waits; without predictions nothing at all."""
+    empty = {"open": 0, "settled": 0, "unsettled": 0, "passed_over": 0, "by": []}
+    assert list(quality.plain(quality.merged([]))) == []
+    assert next(iter(quality.plain(empty | {"open": 3}))).startswith("live quality: 0 predictions settled, 3 wait")
+    sums = {name: [0.0] * outcomes.GROUPS for name in outcomes.FIELDS}
+    sums |= {"settled": [4.0, 4.0] + [0.0] * 8, "loss": [8.0, 8.0] + [0.0] * 8, "none_said": [4.0] + [0.0] * 9}
+    (line,) = quality.plain(empty | {"by": [{"version": "v1", "arm": "champion", **quality.quality(sums)}]})
+    assert "live v1 champion (n=8): log loss 2.000 [2.000, 2.000], R@20 –" in line
+    assert "nothing more said 0.50, came 1.00" in line
