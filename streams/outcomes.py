@@ -20,7 +20,7 @@ from featurestore.events import Row
 from streams import codec
 
 CHAMPION, HOLDBACK = "champion", "holdback"
-LIMIT = 50_000  # open predictions of a worker, some .7 KB each
+LIMIT = 50_000  # open predictions of a worker, some .9 KB each
 A_USER = 500  # of them, so that a program costs no more than a long session
 KEPT = 8  # versions and arms whose sums are told one by one
 GROUPS = 10  # of users; the sums of each apart, since what one user does is no independent case

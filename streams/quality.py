@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streams.outcomes import FIELDS, GROUPS, Key
+from streams.outcomes import CHAMPION, FIELDS, GROUPS, HOLDBACK, Key
 
 RATIOS = {  # what is summed, over how many
     "log_loss": ("loss", "settled"),
@@ -23,7 +23,10 @@ COUNTS = ("open", "settled", "unsettled", "passed_over")
 
 
 def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All workers' outcomes as one: `COUNTS`, and `by` version and arm what `quality` tells, oldest version first."""
+    """All workers' outcomes as one: `COUNTS`, and `by` version and arm what `quality` tells, oldest version first.
+
+    `gains`: where a version has both arms, champion minus those held back.
+    """
     told = [beat["outcomes"] for beat in beats if beat.get("outcomes")]
     sums: dict[Key, dict[str, list[float]]] = {}
     for one in told:
@@ -31,8 +34,14 @@ def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             mine = sums.setdefault((entry["version"], entry["arm"]), {name: [0.0] * GROUPS for name in FIELDS})
             for name in FIELDS:
                 mine[name] = [a + b for a, b in zip(mine[name], entry["sums"].get(name, [0.0] * GROUPS), strict=True)]
+    by = {key: quality(sums[key]) for key in sorted(sums)}
     return {name: sum(int(one[name]) for one in told) for name in COUNTS} | {
-        "by": [{"version": v, "arm": arm, **quality(sums[v, arm])} for v, arm in sorted(sums)]
+        "by": [{"version": version, "arm": arm, **figures} for (version, arm), figures in by.items()],
+        "gains": [
+            {"version": version, **{name: difference(by[version, CHAMPION][name], held[name]) for name in RATIOS}}
+            for (version, arm), held in by.items()
+            if arm == HOLDBACK and (version, CHAMPION) in by
+        ],
     }
 
 
@@ -72,6 +81,21 @@ def interval(top: list[float], bottom: list[float]) -> dict[str, float | None]:
     return {"n": round(over), "mean": mean, "low": mean - reach, "high": mean + reach}
 
 
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float | None]:
+    """One mean minus another of other users, with its interval: their errors are independent, so their squares add.
+
+    >>> difference({"mean": 5, "low": 2, "high": 8}, {"mean": 1, "low": -3, "high": 5})
+    {'mean': 4, 'low': -1.0, 'high': 9.0}
+    """
+    if one["mean"] is None or other["mean"] is None:
+        return {"mean": None, "low": None, "high": None}
+    mean = one["mean"] - other["mean"]
+    if one["high"] is None or other["high"] is None:
+        return {"mean": mean, "low": None, "high": None}
+    reach = math.hypot(one["high"] - one["mean"], other["high"] - other["mean"])
+    return {"mean": mean, "low": mean - reach, "high": mean + reach}
+
+
 def plain(told: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
     """The same for people: a line a version and arm, the newest last, and what waits."""
     for one in told["by"][-lines:]:
@@ -81,6 +105,11 @@ def plain(told: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
             f"{_bound(one['category_recall1'])}; nothing more said {one['nothing_more']['said']:.2f}, "
             f"came {one['nothing_more']['came']:.2f}"
         )
+    for gain in told["gains"][-lines:]:
+        yield (
+            f"live {gain['version']} against those held back: log loss {_bound(gain['log_loss'], '+')}, "
+            f"R@20 {_bound(gain['recall20'], '+')}, MRR@20 {_bound(gain['mrr20'], '+')}"
+        )
     if told["open"] or told["unsettled"] or told["passed_over"]:
         yield (
             f"live quality: {told['settled']:,} predictions settled, {told['open']:,} wait for their horizon, "
@@ -88,8 +117,9 @@ def plain(told: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
         )
 
 
-def _bound(bound: Mapping[str, Any]) -> str:
+def _bound(bound: Mapping[str, Any], sign: str = "") -> str:
     if bound["mean"] is None:
         return "–"
-    interval_ = "" if bound["low"] is None else f" [{bound['low']:.3f}, {bound['high']:.3f}]"
-    return f"{bound['mean']:.3f}{interval_}"
+    how = f"{sign}.3f"
+    interval_ = "" if bound["low"] is None else f" [{bound['low']:{how}}, {bound['high']:{how}}]"
+    return f"{bound['mean']:{how}}{interval_}"

@@ -42,7 +42,7 @@ def test_intervals_hold_where_predictions_of_a_user_go_together() -> None:
 
 def test_a_line_a_version_and_arm_and_one_for_what_waits() -> None:
     """Before anything is settled there is nothing but what waits; without predictions nothing at all."""
-    empty = {"open": 0, "settled": 0, "unsettled": 0, "passed_over": 0, "by": []}
+    empty = {"open": 0, "settled": 0, "unsettled": 0, "passed_over": 0, "by": [], "gains": []}
     assert list(quality.plain(quality.merged([]))) == []
     assert next(iter(quality.plain(empty | {"open": 3}))).startswith("live quality: 0 predictions settled, 3 wait")
     sums = {name: [0.0] * outcomes.GROUPS for name in outcomes.FIELDS}
@@ -50,3 +50,28 @@ def test_a_line_a_version_and_arm_and_one_for_what_waits() -> None:
     (line,) = quality.plain(empty | {"by": [{"version": "v1", "arm": "champion", **quality.quality(sums)}]})
     assert "live v1 champion (n=8): log loss 2.000 [2.000, 2.000], R@20 –" in line
     assert "nothing more said 0.50, came 1.00" in line
+
+
+def test_arms_of_a_version_are_set_against_each_other() -> None:
+    """Champion minus hold-back where a version has both; an interval holds no difference where there is none."""
+    chance = random.Random(7)
+
+    def arm(version: str, name: str, hits: float) -> dict[str, object]:
+        sums = {field: [0.0] * outcomes.GROUPS for field in outcomes.FIELDS}
+        for group in range(outcomes.GROUPS):
+            came = sum(chance.random() < hits for _ in range(200))
+            sums["settled"][group] = sums["next"][group] = 200.0
+            sums["hit20"][group] = float(came)
+        return {"version": version, "arm": name, "sums": sums}
+
+    said = [arm("v1", "champion", 0.6), arm("v1", "holdback", 0.5), arm("v2", "champion", 0.6),
+            arm("v2", "holdback", 0.6), arm("v3", "champion", 0.6)]  # fmt: skip
+    live = quality.merged([{"outcomes": dict.fromkeys(quality.COUNTS, 0) | {"by": said}}])
+    better, same = live["gains"]
+    assert (better["version"], same["version"]) == ("v1", "v2")
+    assert 0 < better["recall20"]["low"] < 0.1 < better["recall20"]["high"]
+    assert same["recall20"]["low"] < 0 < same["recall20"]["high"]
+    lines = list(quality.plain(live))
+    assert any(
+        line.startswith("live v1 against those held back: log loss +0.000 [+0.000, +0.000], R@20 +0.") for line in lines
+    )
