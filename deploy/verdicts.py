@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streams import control
+if TYPE_CHECKING:
+    from streams import control
 
 
 def outcome(said: dict[str, Any]) -> str:
