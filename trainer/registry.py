@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from featurestore import disk
-from trainer import card
+from trainer import card, shards
 
 NAME = re.compile(r"v\d{6}-[0-9a-f]{6}")
 DIGEST = "digest"
@@ -99,7 +99,7 @@ class Registry:
         return tuple(gone)
 
     def sweep(self, kept: Collection[str], older_than_ms: int, now_ms: int) -> tuple[str, ...]:
-        """Remove encoders and vectors whose digest no version names and what a killed process left half made.
+        """Remove encoders and vectors whose digest no version names, old shards and what a killed process left.
 
         `kept` are digests that are used without a version. What changed within `older_than_ms` (wall clock) stays: it
         may belong to a version that is being made. Nothing goes where a version does not tell its encoder.
@@ -120,6 +120,8 @@ class Registry:
                     except FileNotFoundError:  # another one was first
                         continue
                     gone.append(f"{folder}/{path.name}")
+                elif folder == "vectors":
+                    gone += [f"{folder}/{path.name}/{old.name}" for old in shards.prune(path, older_than_ms, now_ms)]
         return tuple(gone)
 
     def discard(self, encoder: str) -> None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.events import Row
-from trainer import encoders
+from trainer import encoders, shards
 from trainer.encoders import BATCH, HASHED_DIM
 
-Vectors = NDArray[np.float32]
+Vectors = shards.Vectors
 SHARD_TEXTS = 4_096
 NAMED = "\0"  # before an id that stands where no text is known: there is nothing in it to read
 
@@ -49,33 +46,47 @@ class Texts:
         self.encoder = None if encoder is None else str(encoder)
         self.digest = encoders.digest(self.encoder)
         self.shared = shared
-        self.folder = shared / "vectors" / self.digest
         self.writer = writer
-        self.known: dict[str, Vectors] = {}
-        self._fresh: list[str] = []
-        self._read: set[str] = set()
+        self.shards = shards.Shards(shared / "vectors" / self.digest, writer)
+        self.known = shards.Held()
+        self._fresh: dict[str, Vectors] = {}  # to be written
         self._model: Any = None
         self._half = False  # compute in bfloat16
         self._refresh()
 
     def vectors(self, wanted: Sequence[str]) -> Vectors:
         """One row a text, float32 [n, d]."""
-        missing = list(dict.fromkeys(t for t in wanted if t not in self.known))
-        self.known.update((t, _named(t, self.dim)) for t in missing if t.startswith(NAMED))
-        missing = [t for t in missing if not t.startswith(NAMED)]
-        if missing and self.encoder is not None:
-            self._refresh()
-            missing = [t for t in missing if t not in self.known]
+        made = self.known.those(wanted)
+        missing = [t for t in dict.fromkeys(wanted) if t not in made]
+        if missing:
+            made |= self._sought(missing)
+            missing = [t for t in missing if t not in made]
             missing.sort(key=len)  # texts of about equal length together: little is padded
         for start in range(0, len(missing), BATCH):
             part = missing[start : start + BATCH]
-            made = _hashed(part) if self.encoder is None else self._embedded(part)
-            self.known.update(zip(part, made, strict=True))
+            rows = _hashed(part) if self.encoder is None else self._embedded(part)
+            made.update(zip(part, rows, strict=True))
+            self.known.put(part, rows)
         if self.encoder is not None:
-            self._fresh += missing
+            again = self.shards.old.intersection(made)
+            self.shards.old -= again
+            self._fresh.update((t, made[t]) for t in (*missing, *again))
             if len(self._fresh) >= SHARD_TEXTS:
                 self.save()
-        return np.stack([self.known[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
+        return np.stack([made[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
+
+    def _sought(self, wanted: list[str]) -> dict[str, Vectors]:
+        """Of texts that are not held those that need no embedding."""
+        made = {t: _named(t, self.dim) for t in wanted if t.startswith(NAMED)}
+        if self.encoder is not None:
+            self._refresh()
+            texts = [t for t in wanted if t not in made]
+            made |= self.known.those(texts)
+            fresh = self._fresh
+            made |= {t: fresh[t] for t in texts if t in fresh}
+            made |= self.shards.find([t for t in texts if t not in made])
+        self.known.put(made, made.values())
+        return made
 
     def broken_up(self) -> str | None:
         """What is wrong where the encoder's tokenizer does not know the script of the texts so far."""
@@ -99,29 +110,14 @@ class Texts:
         return int(self._loaded()[1].config.hidden_size)
 
     def save(self) -> None:
-        """Write what was embedded since the last call as a shard of this writer."""
-        if not self._fresh:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob(f"{self.writer}-*.parquet")))
-        path = self.folder / f"{self.writer}-{number}.parquet"
-        values = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.concatenate([self.known[t] for t in self._fresh])), self.dim
-        )
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(pa.table({"text": self._fresh, "vector": values}), temporary)
-        temporary.replace(path)
-        self._read.add(path.name)
-        self._fresh = []
+        """Write what was embedded since the last call as a shard of this writer, with old texts that were asked for."""
+        fresh, self._fresh = self._fresh, {}
+        if fresh:
+            self.shards.write(fresh)
 
     def _refresh(self) -> None:
-        for path in sorted(self.folder.glob("*.parquet")):
-            if path.name not in self._read:
-                self._read.add(path.name)
-                table = pq.read_table(path)
-                flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-                made = flat.astype(np.float32).reshape(len(table), -1)
-                self.known.update(zip(table["text"].to_pylist(), made, strict=True))
+        for texts, vectors in self.shards.news():
+            self.known.put(texts, vectors)
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._model is None:
