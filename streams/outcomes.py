@@ -113,7 +113,8 @@ class Open:
 
     def forget(self, users: Collection[str]) -> None:
         """Drop what was said of these users."""
-        self._keep(lambda made: made.user_id not in users)
+        if not self.by_user.keys().isdisjoint(users):
+            self._keep(lambda made: made.user_id not in users)
 
     def thin(self, share: float) -> int:
         """Drop those whose ids lie above a share of all ids; how many."""
