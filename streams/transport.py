@@ -56,6 +56,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._fetched_to: dict[TP, int] = {}  # behind the last record that was handed on
         self._seeking = self._sought = 0  # so many are setting positions now, and did
+        self._unset = False  # whether the last of them was cut short
         self.revocations = 0  # tells whether what was assigned when one began to wait is assigned still
         self._passed: dict[TP, int] = {}  # as `_fetched_to`, what holds no record for us passed as well
         self._expired: set[TP] = set()  # where Kafka dropped records ahead of us, until a poll tells it
@@ -64,6 +65,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return tp.topic in self.transport.event_topics
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        if self._unset and not self._seeking and self.flow_active:
+            await self.perform_seek()  # Faust gives it no longer than a request, and reads on from anywhere
         sought = self._sought
         polled, active = await self._fetched(timeout)
         generation = self.app.consumer_generation_id
@@ -152,8 +155,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return self.revocations == before and not self.app.should_stop
 
         self._seeking += 1
+        self._unset = True
         try:
             await self._seek_ours(still)
+            self._unset = False
         except errors.IllegalStateError:
             if still():
                 raise
