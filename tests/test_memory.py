@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore.events import Event, EventType, Origin, Row
+from featurestore.events import Event, EventType, Origin, Row, Session
 from trainer import followers, memory, network, predictor, texts
 from trainer.blend import Blend
 from trainer.followers import Followers
@@ -161,6 +161,27 @@ def test_a_predictor_proposes_no_forgotten_item(monkeypatch: pytest.MonkeyPatch,
             for word, vector in zip(made.items.words, made.items.vectors, strict=True):
                 name = made.memory.names[word]
                 assert np.array_equal(vector, words.vectors([predictor.item_text(name, made.memory.items[name])])[0])
+
+
+def test_sessions_predicted_together_are_predicted_as_alone(tmp_path: Path) -> None:
+    """More of them than share one product: each gets its own items, with the same probabilities up to rounding."""
+    words, rng = texts.Texts(None, tmp_path, "w"), random.Random(6)
+    net = network.Network(words.dim, [], network.NetworkSettings())
+    net.start_at(words.vectors([f"i{k}" for k in range(40)]))
+    made = predictor.Predictor(Memory(), words, trained=predictor.Trained(net, Blend.flat()))
+    rows = market(600, rng)
+    made.learn(rows)
+    asked = [
+        Session(f"s{k}", "u", one.event.ts_ms, one.event.ts_ms, [one])
+        for k, one in enumerate(rows[: 3 * predictor.TOGETHER])
+        if one.event.item_id
+    ]
+    assert len(asked) > predictor.TOGETHER
+    together = made.predict(asked, [700_000] * len(asked))
+    for session, said in zip(asked, together, strict=True):
+        (alone,) = made.predict([session], [700_000])
+        assert dict(said.items) == pytest.approx(dict(alone.items), rel=1e-4)
+    assert len({said.items[0] for said in together}) > 10
 
 
 def test_memories_that_forgot_go_on_alike_after_a_reload(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

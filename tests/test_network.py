@@ -48,7 +48,7 @@ def lessons(words: Texts, net: Network, pairs: list[tuple[str, str]]) -> network
 def ranked(words: Texts, net: Network, session: list[Row]) -> list[str]:
     """Items by what the network says of a session."""
     said = network.sequences([session], [session[-1].event.ts_ms], words, net.words)
-    logits = net.logits(net.headings(said)[0], net.placed(words.vectors(NAMES), NAMES), [], [])
+    logits = net.near(net.headings(said), net.placed(words.vectors(NAMES), NAMES))[0]
     return [NAMES[i] for i in np.argsort(-logits)]
 
 

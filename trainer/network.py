@@ -129,9 +129,15 @@ class Network(torch.nn.Module):
         word = torch.tensor([self.words.get(name, 0) for name in names])
         return self.items(self.reduced(vectors), word).numpy()
 
-    def logits(self, heading: Vectors, placed: Vectors, own: Any, ago: list[int]) -> Vectors:
-        """Of the items [m, width] for one session [width]; `own`: columns of its own, touched so many tokens ago."""
-        made: Vectors = placed @ heading * self.scale.item() if len(placed) else np.zeros(0, np.float32)
+    def near(self, headings: Vectors, placed: Vectors) -> Vectors:
+        """Scaled products of sessions [n, width] and items [m, width], read once for all sessions: [n, m]."""
+        made: Vectors = headings @ placed.T if len(placed) else np.zeros((len(headings), 0), np.float32)
+        made *= self.scale.item()
+        return made
+
+    def logits(self, near: Vectors, own: Any, ago: list[int]) -> Vectors:
+        """Of the items [m] for one session; `own`: columns of its own, touched so many tokens ago."""
+        made = near.copy()
         if ago:
             made[own] += self.copy.detach().numpy()[ago]
         return made

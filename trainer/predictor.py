@@ -18,6 +18,7 @@ ITEMS, CATEGORIES = 20, 10
 COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
+TOGETHER = 64  # sessions whose products with the items are one
 RECENT = 8  # tokens of a session whose texts count
 
 
@@ -87,9 +88,12 @@ class Predictor:
             return self.recall(sessions, at_ms)
         rows = [s.rows[-window.LENGTH :] for s in sessions]
         said, headings = self.headings(rows, at_ms)
+        self.warm()
         made = []
         for i, (session, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
-            found, case = self.case(rows[i], now_ms, headings[i], said.own[i])
+            if i % TOGETHER == 0:
+                near = self.trained.network.near(headings[i : i + TOGETHER], self.items.placed)
+            found, case = self.weighed(rows[i], now_ms, near[i % TOGETHER], said.own[i])
             each, none, _ = self.trained.blend.probabilities(case)
             head = self.trained.purchase
             buys = head.probability(rows[i], now_ms) if head is not None else None
@@ -112,11 +116,18 @@ class Predictor:
         """A session as the blend sees it: its candidates as words of the memory (`also` among them), their features."""
         assert self.trained is not None
         self.warm()
+        return self.weighed(rows, at_ms, self.trained.network.near(heading[None], self.items.placed)[0], own, also)
+
+    def weighed(
+        self, rows: list[Row], at_ms: int, near: texts.Vectors, own: dict[str, int], also: Ints = memory.NONE
+    ) -> tuple[Ints, blend.Case]:
+        """`case` where the network's products with the items are known, [items]."""
+        assert self.trained is not None
         remembered, net = self.memory, self.trained.network
         words = remembered.words
         known = [name for name in own if name in words]
         mine: Any = self.items.columns([words[name] for name in known]) if known else []
-        logits = net.logits(heading, self.items.placed, mine, [own[name] for name in known])
+        logits = net.logits(near, mine, [own[name] for name in known])
         proposed = np.concatenate([self.items.words[_largest(logits, PROPOSED)], also])
         found, evidence = remembered.evidence(rows, at_ms, proposed)
         columns = self.items.columns(found)

@@ -123,7 +123,7 @@ def _learnt(
     if len(new):
         net = model.trained.network
         placed = net.placed(vectors[new], [asked[k].item_id or "" for k in new])
-        near = net.logits(headings[0], placed, [], []) - log_sum(net.logits(headings[0], model.items.placed, [], []))
+        near = net.near(headings, placed)[0] - log_sum(net.near(headings, model.items.placed)[0])
         last = memory.last_category(rows)
         same = np.array([last is not None and asked[k].category == last for k in new])
         more = blend.features(np.zeros((len(new), len(memory.EVIDENCE))), same, match[new], near)

@@ -121,7 +121,8 @@ class NetworkArm:
         each = np.arange(len(names))
         for i, case in enumerate(asked):
             own = said.own[i]
-            logits = self.net.logits(headings[i], placed, [columns[n] for n in own], list(own.values()))
+            near = self.net.near(headings[i : i + 1], placed)[0]
+            logits = self.net.logits(near, [columns[n] for n in own], list(own.values()))
             current = columns[str(case.rows[-1].event.item_id)]
             logits[current] = -np.inf
             shares = np.exp(logits - logits.max())
