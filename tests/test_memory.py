@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from featurestore.events import Event, EventType, Origin, Row, Session
 from trainer import followers, memory, network, predictor, texts
-from trainer.blend import Blend
+from trainer.blend import FEATURES, Blend
 from trainer.followers import Followers
 from trainer.memory import EVIDENCE, Memory
 
@@ -168,7 +169,8 @@ def test_sessions_predicted_together_are_predicted_as_alone(tmp_path: Path) -> N
     words, rng = texts.Texts(None, tmp_path, "w"), random.Random(6)
     net = network.Network(words.dim, [], network.NetworkSettings())
     net.start_at(words.vectors([f"i{k}" for k in range(40)]))
-    made = predictor.Predictor(Memory(), words, trained=predictor.Trained(net, Blend.flat()))
+    by_network = structs.replace(Blend.flat(), item=[float(name == "network") for name in FEATURES])
+    made = predictor.Predictor(Memory(), words, trained=predictor.Trained(net, by_network))
     rows = market(600, rng)
     made.learn(rows)
     asked = [
