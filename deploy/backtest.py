@@ -23,6 +23,7 @@ from featurestore import lake, sessions, window
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
 from trainer import baselines, judge, network, registry, retrain, texts
+from trainer.cases import window_rows
 from trainer.memory import current_item, digest, last_category
 from trainer.predictor import Predictor
 
@@ -158,7 +159,7 @@ def _told(row: Row, name: str) -> str | None:
 
 def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Examples, i: int) -> dict[str, float]:
     """One cut: what the model and the baselines said of it, metric by metric; what does not apply is left out."""
-    tokens = retrain.window_rows(labels, rows, i)
+    tokens = window_rows(labels, rows, i)
     interest = model.predict([Session("", "", 0, 0, tokens, len(tokens))], [int(labels.at_ms[i])])[0]
     more, none = labels.next_row[i] >= 0, interest.none_probability
     made = {"none.log_loss": _loss(1 - none if more else none)}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from featurestore import window
-from trainer import tuning
+from trainer import knobs
 
 Kind = Literal["refresh", "prepare", "tune"]  # prepare: tune the language model; tune: make and judge a version with it
 
@@ -24,7 +24,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: frozenset[str]
     logs: str
     kind: Kind
-    tune: tuning.TuneSettings
+    tune: knobs.TuneSettings
     network: dict[str, Any]  # NetworkSettings, whose module would bring torch
     encoded: str | None = None  # the digest of what `prepare` made
     tensorboard: str = ""  # a folder for its events

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from featurestore.window import WindowPolicy
     from streams.topics import Topics
     from trainer.cadence import CadencePolicy
-    from trainer.tuning import TuneSettings
+    from trainer.knobs import TuneSettings
 
 # What others write as settings.X: the table and the notation lie in files of their own.
 __all__ = [
@@ -238,7 +238,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def tuning(self) -> TuneSettings:
         """How a tuning goes about it."""
-        from trainer.tuning import TuneSettings
+        from trainer.knobs import TuneSettings
 
         mode = {} if self["tune"] == "off" else {"mode": self["tune"]}
         said = {name: self[f"tune.{name}"] for name in TUNED}

@@ -13,6 +13,7 @@ import pytest
 from featurestore import disk, lake, sessions, window
 from featurestore.events import Event, Origin, Row
 from trainer import blend, cadence, heads, judge, memory, registry, retrain, texts
+from trainer.cases import replay
 from trainer.network import NetworkSettings
 from trainer.predictor import Predictor, Trained
 
@@ -304,7 +305,7 @@ def test_no_feature_knows_the_future(shop: tuple[lake.Lake, texts.Texts, registr
         net = retrain.network_of(found, rows_, early, words, None, NetworkSettings(epochs=1, first=1))
         arm = Predictor(memory.Memory(), words, trained=Trained(net, blend.Blend.flat()))
         wanted = np.flatnonzero((found.row >= 600) & (found.row < 690))
-        made.append(retrain.replay(found, rows_, wanted, {"arm": arm})["arm"])
+        made.append(replay(found, rows_, wanted, {"arm": arm})["arm"])
     assert made[0].keys() == made[1].keys()
     assert len(made[0]) == 90
     for i, case in made[0].items():

@@ -14,14 +14,14 @@ from deploy import retraining
 from deploy.job import Job
 from featurestore import lake, window
 from featurestore.events import Event, Origin, Row
-from trainer import contrastive, encoders, registry, retrain, texts, tuning
+from trainer import contrastive, encoders, knobs, registry, retrain, texts, tuning
 
 KEY = lake.PartitionKey("events@log", 0)
 WORDS = ["red", "blue", "shoe", "boot", "hose", "spade", "sofa", "lamp"]
 HAN = ["红", "蓝", "鞋", "靴", "管", "铲", "沙", "灯"]
 PAIRS = [("red shoe", "blue boot"), ("hose", "spade"), ("sofa", "lamp")] * 20
 HAN_PAIRS = [("红鞋", "蓝靴"), ("管", "铲"), ("沙", "灯")] * 20
-MODES = tuple(m for m in get_args(tuning.Mode) if m != "frozen")
+MODES = tuple(m for m in get_args(knobs.Mode) if m != "frozen")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -89,11 +89,11 @@ def learnt(pairs: list[tuple[str, str]] = PAIRS, **more: Any) -> tuning.Lessons:
     return tuning.Lessons(new=pairs, texts=sorted({text for pair in pairs for text in pair}), **more)
 
 
-def quick(**more: Any) -> tuning.TuneSettings:
+def quick(**more: Any) -> knobs.TuneSettings:
     """A tuning of a minute at most that learns fast and stops when it is done."""
     rate = 2e-2 if more.get("mode") == "adalora" else 3e-3
     said = {"layers": 1, "budget_ms": 60_000, "epochs": 15, "batch": 16, "learning_rate": rate, "validation": 0.0}
-    return tuning.TuneSettings(**said | more)
+    return knobs.TuneSettings(**said | more)
 
 
 def margin(words: texts.Texts, near: tuple[str, str] = ("hose", "spade"), far: str = "lamp") -> float:
@@ -103,7 +103,7 @@ def margin(words: texts.Texts, near: tuple[str, str] = ("hose", "spade"), far: s
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tuning_pulls_what_follows_together(encoder: str, tmp_path: Path, mode: tuning.Mode) -> None:
+def test_tuning_pulls_what_follows_together(encoder: str, tmp_path: Path, mode: knobs.Mode) -> None:
     """After a few steps a text lies closer to what followed it than before, and the old encoder is untouched."""
     before = texts.Texts(encoder, tmp_path, "w")
     path = tuning.tune(encoder, learnt(), quick(mode=mode), tmp_path / "encoders")
@@ -115,7 +115,7 @@ def test_tuning_pulls_what_follows_together(encoder: str, tmp_path: Path, mode: 
 
 @pytest.mark.parametrize("mode", ["lora", "adalora", "top", "full"])
 @pytest.mark.parametrize("family", ["roberta", "gpt-2", "chinese bert"])
-def test_every_family_of_encoders_is_tuned_and_loaded_again(family: str, mode: tuning.Mode, tmp_path: Path) -> None:
+def test_every_family_of_encoders_is_tuned_and_loaded_again(family: str, mode: knobs.Mode, tmp_path: Path) -> None:
     """WordPiece and BPE, with and without a token for padding and for masks, Latin and Han letters."""
     (tmp_path / "encoder").mkdir()
     start = made_encoder(family, tmp_path / "encoder")
@@ -287,7 +287,7 @@ def test_a_tuning_that_did_not_pass_leaves_no_encoder(encoder: str, tmp_path: Pa
     assert first is not None
     the_lake.write_rows(KEY, 1_000, rows[1_000:])
     policy = msgspec.structs.replace(policy, since={KEY: 1_000})
-    recipe = retrain.Recipe(kind="tune", tune=tuning.TuneSettings(max_steps=5, batch=8))
+    recipe = retrain.Recipe(kind="tune", tune=knobs.TuneSettings(max_steps=5, batch=8))
     verdict = retrain.run(the_lake.cover(), out.path(first), recipe, policy, 0, texts=words, out=out)
     assert not verdict.accepted
     assert set(verdict.metrics) == {"candidate", "champion"}

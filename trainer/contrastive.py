@@ -6,12 +6,10 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer import encoders
-
-if TYPE_CHECKING:
-    from trainer.tuning import TuneSettings
+from trainer.knobs import TuneSettings
 
 Pair = tuple[str, str]
 LOOKS = 10  # at the validation slice in one tuning

@@ -99,7 +99,7 @@ def look_back(
     """What a retrain calls with its window, rows, held-out cuts and newest predictor once it has judged."""
 
     def curve(made: Any, rows: list[Any], held: Any, newest: Any) -> LookBack:
-        from trainer import retrain  # it calls this module's result and knows it by its types only
+        from trainer.cases import replay, scores  # not before: they import torch
         from trainer.predictor import Predictor
 
         began = time.process_time()
@@ -113,11 +113,11 @@ def look_back(
         past = load(champion).memory  # the judge's has learnt the slice by now
         arms = {"": Predictor(past, newest.texts, trained=newest.trained)}
         arms |= {name: Predictor(past, arm.texts, trained=arm.trained) for name, arm in older.items()}
-        cases = retrain.replay(made, rows, some, arms)
+        cases = replay(made, rows, some, arms)
 
         def losses(arm: Predictor, of: dict[int, Any]) -> Any:
             assert arm.trained is not None
-            return retrain.scores(arm.trained.blend, [of[int(i)] for i in some]).loss
+            return scores(arm.trained.blend, [of[int(i)] for i in some]).loss
 
         first, session = losses(arms[""], cases[""]), made.session_key[some]
         points = tuple(
@@ -137,14 +137,14 @@ def look_back(
 
 def _still(arm: Any, made: Any, rows: list[Any], some: Any) -> dict[int, Any]:
     """The cases as a version sees them whose memory learns nothing more."""
-    from trainer import retrain
+    from trainer.cases import answered, window_rows
 
-    sessions, at_ms = [retrain.window_rows(made, rows, int(i)) for i in some], made.at_ms[some].tolist()
+    sessions, at_ms = [window_rows(made, rows, int(i)) for i in some], made.at_ms[some].tolist()
     said, headings = arm.headings(sessions, at_ms)
     cases = {}
     for k, i in enumerate(some.tolist()):
         found, case = arm.case(sessions[k], int(at_ms[k]), headings[k], said.own[k])
-        cases[i] = retrain.answered(arm.memory, found, case, sessions[k], rows, int(made.next_row[i]))
+        cases[i] = answered(arm.memory, found, case, sessions[k], rows, int(made.next_row[i]))
     return cases
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer import contrastive, encoders
-
-if TYPE_CHECKING:
-    from trainer.tuning import TuneSettings
+from trainer.knobs import TuneSettings
 
 MASKED = 0.15  # of the tokens, as BERT was trained (Devlin et al., arXiv 1810.04805)
 

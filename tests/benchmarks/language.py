@@ -26,6 +26,7 @@ from deploy.settings import Settings
 from featurestore import lake, window
 from featurestore.events import Origin, Row, Session
 from trainer import judge, network, registry, retrain, textbook, texts
+from trainer.cases import window_rows
 from trainer.predictor import Interest, Predictor
 
 KEY = backtest.KEY
@@ -132,7 +133,7 @@ def compare(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
     shop.train([row for row in used if row.event.ts_ms < at], network.NetworkSettings())
     model, session = shop.model(), made.session_key[chosen]
     target = [str(used[made.next_row[i]].event.item_id) for i in chosen]
-    sessions = [retrain.window_rows(made, used, i) for i in chosen]
+    sessions = [window_rows(made, used, i) for i in chosen]
     print(f"n = {len(chosen)} cuts of {events:,} events, CPU s to train {shop.cpu:.0f}\n")
     print("| | R@20 | MRR@20 | CPU ms a session | sessions learnt |\n|---|---|---|---|---|")
     begun = time.process_time()
@@ -141,7 +142,7 @@ def compare(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
     ranks = [rank([name for name, _ in said.items], t) for said, t in zip(ours, target, strict=True)]
     print(told("nextclick", ranks, session, f"{ms:.1f} | all"), flush=True)
     past = [i for i in np.flatnonzero(made.next_row >= 0) if used[made.next_row[i]].event.ts_ms < at]
-    said = [textbook.session_text(retrain.window_rows(made, used, i)) for i in past]
+    said = [textbook.session_text(window_rows(made, used, i)) for i in past]
     came = [str(used[made.next_row[i]].event.item_id) for i in past]
     names, title = sorted(set(came)), {str(r.event.item_id): str(r.event.title) for r in used if r.event.item_id}
     asked = [textbook.session_text(s) for s in sessions]
@@ -191,7 +192,7 @@ def disturb(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
     shop, rng = Shop(settings, folder), random.Random(7)
     shop.train([row for row in used if row.event.ts_ms < at], network.NetworkSettings())
     model = shop.model()
-    sessions = [retrain.window_rows(made, used, i) for i in chosen]
+    sessions = [window_rows(made, used, i) for i in chosen]
     before = [_predict(model, s) for s in sessions]
     ways: dict[str, Callable[[Row], Row]] = {
         "nothing": lambda row: row,
@@ -270,7 +271,7 @@ def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
             cuts = cuts[:: max(1, len(cuts) // TESTED)]
             ranks = []
             for i in cuts:
-                said = _predict(model, retrain.window_rows(made, used, i))
+                said = _predict(model, window_rows(made, used, i))
                 ranks.append(rank([n for n, _ in said.items], str(used[made.next_row[i]].event.item_id)))
             arm = f"replay {replay:g}: {shop.out.names()[-1][:7]}, {shop.cpu:.0f} CPU s"
             line = told(f"{arm} | {name} | {len(cuts)}", ranks, made.session_key[cuts], "")

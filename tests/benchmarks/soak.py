@@ -32,7 +32,7 @@ from deploy import job, settings, trainer, worker
 from featurestore import lake, sessions, store, window
 from featurestore.events import Row, Session
 from streams import codec, control, ingest, outcomes, score, transport
-from trainer import predictor, texts, tuning
+from trainer import knobs, predictor, texts
 
 POLL, PARTITIONS, SAMPLE = 5_000, 8, 25
 FLUSH = 50_000  # events; in a worker every 5 s
@@ -126,7 +126,7 @@ class Soak:
         policy = window.WindowPolicy(horizon_next_ms=HORIZON_MS, horizon_purchase_ms=10 * HORIZON_MS, cuts=20_000)
         made = job.Job(
             shared=str(self.folder / "shared"), name="soak", encoder=self.encoder, champion=None, since={},
-            policy=policy, forgotten=frozenset(), logs="text", kind="refresh", tune=tuning.TuneSettings(),
+            policy=policy, forgotten=frozenset(), logs="text", kind="refresh", tune=knobs.TuneSettings(),
             network={"epochs": 1},
         )  # fmt: skip
         from concurrent.futures import ProcessPoolExecutor
