@@ -69,6 +69,7 @@ class EventProducer:
             "max_block_ms": int(METADATA_S * 1000),
         }
         self._producer, self.idempotent = _producer(kafka, defaults | options)
+        self._patience_s = self._producer.config["delivery_timeout_ms"] / 1000
         self._closed = False
         self.delivered = 0  # events that the broker has acknowledged
         self._numbers = itertools.count()
@@ -104,16 +105,17 @@ class EventProducer:
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything queued was acknowledged; raises `NotDelivered` where it was not.
 
-        What the broker refused is named once; what is still waiting goes on being tried.
+        It waits no longer than `delivery_timeout_ms`, 2 minutes unless said otherwise. What the broker refused is named
+        once; what is still waiting goes on being tried.
         """
-        self._settle(lambda: self._producer.flush(timeout=timeout_s))
+        self._settle(lambda: self._producer.flush(timeout=self._patience_s if timeout_s is None else timeout_s))
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush and disconnect; raises `NotDelivered` like `flush`, and nothing is tried any more."""
         self._closed = True
-        self._settle(lambda: self._end(timeout_s))
+        self._settle(lambda: self._end(self._patience_s if timeout_s is None else timeout_s))
 
-    def _end(self, timeout_s: float | None) -> None:
+    def _end(self, timeout_s: float) -> None:
         try:
             self._producer.close(timeout=timeout_s)
         except KafkaTimeoutError:  # kafka-python 3.0.12 leaves it open then: it would go on sending behind our back
