@@ -291,7 +291,8 @@ class Lake:
         """What a reader makes of a cover; of a new one where `forget` took a file of the first away meanwhile."""
         gone = frozenset(forgotten)
         try:
-            for _ in range(READS):
+            for tried in range(READS):
+                time.sleep(0.01 * tried * tried)  # upkeep may be faster than reading for a while
                 with contextlib.suppress(duckdb.IOException, FileNotFoundError):
                     return what(self.cover(above, gone, keys=keys))
             return what(self.cover(above, gone, keys=keys))
