@@ -25,7 +25,59 @@ def session_text(rows: Sequence[Row]) -> str:
     return " ; ".join(f"{row.event.type} {row_text(row)}" for row in reversed(rows[-ROWS:]))
 
 
-class Classifier:
+class _Textbook:
+    """What both ways share: passes over sessions within CPU seconds, and the shares of all candidates."""
+
+    names: list[str]
+    _model: Any
+    _optimiser: Any
+    _rng: random.Random
+    _asked: tuple[str, Any] = ("", None)  # the session of the last answer, and the answer
+
+    def learn(self, said: Sequence[str], targets: Sequence[str], cpu_seconds: float, epochs: int = 1) -> int:
+        """Passes over session texts and what came next, until the CPU seconds are spent; returns how many were seen."""
+        import torch
+
+        until, seen = time.process_time() + cpu_seconds, 0
+        self._model.train()
+        self._asked = ("", None)
+        for _ in range(epochs):
+            for part in _batches(len(said), self._rng):
+                if time.process_time() >= until:
+                    return seen
+                loss = self._loss([said[i] for i in part], [targets[i] for i in part])
+                self._optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                self._optimiser.step()
+                seen += len(part)
+        return seen
+
+    def ranked(self, said: str, n: int) -> list[str]:
+        """The n most probable candidates after a session."""
+        return [self.names[i] for i in np.argsort(-self._shares(said), kind="stable")[:n]]
+
+    def probability(self, said: str, name: str) -> float:
+        """Its share of what all candidates get."""
+        return float(self._shares(said)[self.names.index(name)])
+
+    def _shares(self, said: str) -> Any:
+        import torch
+
+        if self._asked[0] != said or self._asked[1] is None:
+            self._model.eval()
+            with torch.inference_mode():
+                self._asked = (said, self._weighed(said).float().cpu().numpy())
+        return self._asked[1]
+
+    def _loss(self, said: list[str], targets: list[str]) -> Any:
+        raise NotImplementedError
+
+    def _weighed(self, said: str) -> Any:
+        """The shares of the candidates after a session, a tensor [names]."""
+        raise NotImplementedError
+
+
+class Classifier(_Textbook):
     """One label a sequence, binary cross-entropy a candidate, the encoder trained with the head above it."""
 
     def __init__(self, encoder: str, names: Sequence[str], *, learning_rate: float = 5e-5, seed: int = 7) -> None:
@@ -42,52 +94,27 @@ class Classifier:
             {"params": list(self._head.parameters()), "lr": 20 * learning_rate},
         ]
         self._optimiser, self._rng = torch.optim.AdamW(groups, fused=True), random.Random(seed)
-        self._asked: tuple[str, Any] = ("", None)
 
-    def learn(self, said: Sequence[str], targets: Sequence[str], cpu_seconds: float, epochs: int = 1) -> int:
-        """Passes over session texts and what came next, until the CPU seconds are spent; returns how many were seen."""
+    def _loss(self, said: list[str], targets: list[str]) -> Any:
         import torch
 
-        until, seen = time.process_time() + cpu_seconds, 0
-        self._model.train()
-        for _ in range(epochs):
-            for part in _batches(len(said), self._rng):
-                if time.process_time() >= until:
-                    return seen
-                logits = self._logits([said[i] for i in part])
-                wanted = torch.zeros_like(logits)
-                wanted[range(len(part)), [self._place[targets[i]] for i in part]] = 1.0
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(part)
-                self._optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                self._optimiser.step()
-                seen += len(part)
-        return seen
+        logits = self._logits(said)
+        wanted = torch.zeros_like(logits)
+        wanted[range(len(said)), [self._place[name] for name in targets]] = 1.0
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(said)
 
-    def ranked(self, said: str, n: int) -> list[str]:
-        """The n most probable candidates after a session."""
-        return [self.names[i] for i in np.argsort(-self._shares(said), kind="stable")[:n]]
-
-    def probability(self, said: str, name: str) -> float:
-        """Its share of what all candidates get."""
-        return float(self._shares(said)[self._place[name]])
-
-    def _shares(self, said: str) -> Any:
+    def _weighed(self, said: str) -> Any:
         import torch
 
-        if self._asked[0] != said or self._asked[1] is None:
-            self._model.eval()
-            with torch.inference_mode():
-                each = torch.sigmoid(self._logits([said]))[0]
-            self._asked = (said, (each / each.sum()).float().cpu().numpy())
-        return self._asked[1]
+        each = torch.sigmoid(self._logits([said]))[0]
+        return each / each.sum()
 
     def _logits(self, said: list[str]) -> Any:
         ids = self._tokenizer(said, truncation=True, max_length=4 * encoders.TOKENS)["input_ids"]
         return self._head(encoders.pooled(self._model, encoders.padded(self._tokenizer, ids, self._model.device.type)))
 
 
-class Generator:
+class Generator(_Textbook):
     """A decoder that goes on with the session as text; a candidate's score is the likelihood of its name."""
 
     def __init__(self, decoder: str, names: Sequence[str], *, learning_rate: float = 5e-4, seed: int = 7) -> None:
@@ -101,45 +128,18 @@ class Generator:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32)
         self._optimiser = torch.optim.AdamW(self._model.parameters(), lr=learning_rate, fused=True)
         self._ends = {name: [*self._ids(f" => {name}"), int(self._tokenizer.eos_token_id)] for name in self.names}
-        self._asked: tuple[str, Any] = ("", None)
 
-    def learn(self, said: Sequence[str], targets: Sequence[str], cpu_seconds: float, epochs: int = 1) -> int:
-        """As the classifier does; the loss counts the tokens of what came next alone."""
+    def _loss(self, said: list[str], targets: list[str]) -> Any:
+        return self._surprise(said, targets).mean()  # over the tokens of what came next alone
+
+    def _weighed(self, said: str) -> Any:
         import torch
 
-        until, seen = time.process_time() + cpu_seconds, 0
-        self._model.train()
-        for _ in range(epochs):
-            for part in _batches(len(said), self._rng):
-                if time.process_time() >= until:
-                    return seen
-                loss = self._surprise([said[i] for i in part], [targets[i] for i in part]).mean()
-                self._optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                self._optimiser.step()
-                seen += len(part)
-        return seen
-
-    def ranked(self, said: str, n: int) -> list[str]:
-        """The n most probable candidates after a session."""
-        return [self.names[i] for i in np.argsort(-self._shares(said), kind="stable")[:n]]
-
-    def probability(self, said: str, name: str) -> float:
-        """Its likelihood among those of all candidates."""
-        return float(self._shares(said)[self.names.index(name)])
-
-    def _shares(self, said: str) -> Any:
-        import torch
-
-        if self._asked[0] != said or self._asked[1] is None:
-            self._model.eval()
-            with torch.inference_mode():
-                made = torch.cat([
-                    self._surprise([said] * len(part), part)
-                    for part in (self.names[i : i + 4 * BATCH] for i in range(0, len(self.names), 4 * BATCH))
-                ])  # fmt: skip
-            self._asked = (said, torch.softmax(-made, 0).numpy())
-        return self._asked[1]
+        made = torch.cat([
+            self._surprise([said] * len(part), part)
+            for part in (self.names[i : i + 4 * BATCH] for i in range(0, len(self.names), 4 * BATCH))
+        ])  # fmt: skip
+        return torch.softmax(-made, 0)
 
     def _surprise(self, said: list[str], names: list[str]) -> Any:
         """Negative log likelihood of each name after its session, [n]."""
