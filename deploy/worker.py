@@ -124,7 +124,7 @@ def run(settings: dials.Settings) -> None:
     taken.erased = dict.fromkeys(taken.forgotten, 0)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
-    predictor.Predictor.rehearse()
+    predictor.Predictor.rehearse(vectors)
     vectors.load()
     models.current.learn(models.unseen(models.current))
     wiring = app.AppSettings(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +227,28 @@ def test_a_version_holds_no_user_and_comes_back_whole(tmp_path: Path) -> None:
         assert one.learn(rows) == 0
         one.learn(more)
     assert told(made, more[-3:], 600_000) == told(again, more[-3:], 600_000)
+
+
+def test_nothing_is_compiled_while_a_shopper_waits(tmp_path: Path) -> None:
+    """On a fresh machine the first prediction took a second: after the rehearsal nothing new is compiled."""
+    code = f"""
+from pathlib import Path
+from featurestore.events import Event, Origin, Row, Session
+from trainer import blend, followers, memory, neighbours, predictor, texts
+
+def compiled():
+    parts = [p for m in (blend, followers, memory, neighbours) for p in vars(m).values() if hasattr(p, "py_func")]
+    return sum(len(part.signatures) for part in parts)
+
+said = texts.Texts(None, Path({str(tmp_path)!r}), "w")
+predictor.Predictor.rehearse(said)
+before, live = compiled(), predictor.Predictor.cold(said)
+for n in range(60):
+    event = Event(event_id=str(n), type="view", user_id="u", ts_ms=n, item_id=f"i{{n % 7}}", category=f"c{{n % 3}}")
+    row = Row(event, Origin("t", 0, n, 0, n), "s")
+    live.learn([row])
+    assert live.predict([Session("s", "u", 0, n, [row])], [n])[0].items or n < 7
+live.memory.make_room()
+assert before and compiled() == before, (before, compiled())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

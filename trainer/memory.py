@@ -134,7 +134,7 @@ class Memory:
         if not event.consent:
             return
         if len(self.words) > WORDS - 2:  # room for what the row says and for its category
-            self._make_room()
+            self.make_room()
         word = self.word(token(row))
         self.worth_ms[word] = _worth(float(self.worth_ms[word]), event)
         session = digest(row)
@@ -162,7 +162,7 @@ class Memory:
                 self._place, self.worth_ms = roomy(self._place, word, fill=-1), roomy(self.worth_ms, word)
         return word
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Forget the words of least worth, an eighth of all, wherever they stand; no category that an item is of."""
         n = len(self.names)
         may = np.ones(n, np.bool_)

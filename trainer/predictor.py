@@ -59,13 +59,14 @@ class Predictor:
         """Before the first version: the memory alone answers."""
         return cls(memory.Memory(), texts_)
 
-    @staticmethod
-    def rehearse() -> None:
-        """Have compiled what learning and predicting need, before anything waits for it."""
+    @classmethod
+    def rehearse(cls, texts_: texts.Texts) -> None:
+        """Have compiled what learning, predicting and forgetting need, before anything waits for it."""
         event = Event(event_id="e", type="view", user_id="u", ts_ms=0, item_id="i", category="c")
-        row, made = Row(event, Origin("t", 0, 0, 0, 0), "s"), memory.Memory()
-        made.learn([row, row])
-        made.score([row], 0)
+        row, trial = Row(event, Origin("t", 0, 0, 0, 0), "s"), cls.cold(texts_)
+        trial.learn([row])
+        trial.predict([Session("s", "u", 0, 0, [row])], [0])
+        trial.memory.make_room()
 
     def learn(self, rows: list[Row]) -> int:
         """Fold rows into the memory; those it has seen change nothing. Returns how many were new."""
