@@ -67,7 +67,7 @@ def test_votes_agree_with_the_definition() -> None:
     assert shares(made, query) == pytest.approx({word: v / total for word, v in votes.items()}, rel=1e-4)
 
 
-def test_the_oldest_sessionsmake_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_sessions_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for eight sessions the ninth takes the first one's place; what is kept is the newest."""
     monkeypatch.setattr(neighbours, "SESSIONS", 8)
     made = Neighbours()
