@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from featurestore.catalogue import Item
 from featurestore.events import Event, Row
+from trainer.arrivals import Arrivals
 from trainer.followers import FOLLOWERS, Followers
 from trainer.neighbours import Ints, Neighbours, roomy
 
@@ -29,7 +32,7 @@ NONE = np.zeros(0, np.int32)
 
 
 class Known(msgspec.Struct, array_like=True):
-    """What is known of an item, as its newest event told."""
+    """What is known of an item, as its newest event or the catalogue told."""
 
     title: str | None
     category: str | None
@@ -97,6 +100,8 @@ class Memory:
         self._free: list[int] = []  # the smallest last
         self.worth_ms = np.zeros(0, np.float64)  # of each word: see `_worth`
         self.items: dict[str, Known] = {}
+        self.arrivals = Arrivals()
+        self.withdrawn: set[str] = set()  # by the catalogue: no items, whatever events say of them
         self.item = np.zeros(0, np.bool_)  # of each word: is it an item
         self.category = np.zeros(0, np.int32)  # of each item: the word of its category, −1: not told
         self.popular, self.popular_ms = np.zeros(0, np.float64), np.zeros(0, np.int64)  # faded count, as of when
@@ -138,12 +143,49 @@ class Memory:
         word = self.word(token(row))
         self.worth_ms[word] = _worth(float(self.worth_ms[word]), event)
         session = digest(row)
-        if event.item_id:
+        if event.item_id and event.item_id not in self.withdrawn:
             self.item[word] = True
-            self._know(event.item_id, word, event)
+            self._know(event.item_id, word, Known(event.title, event.category, event.brand, event.price))
             if row.engages:
                 self._engage(word, session, event.ts_ms)
         self.neighbours.take(session, word, event.ts_ms)
+
+    def stock(self, told: Iterable[Item]) -> int:
+        """Take what the catalogue tells, in order; returns how many items are known otherwise than before.
+
+        An item that nobody touched is proposed by its category and its text from now on; one that is withdrawn is
+        proposed no more, and what events say of it is not counted until it is told anew.
+        """
+        return sum([self._withdraw(item.item_id) if not item.available else self._stock(item) for item in told])
+
+    def _stock(self, item: Item) -> bool:
+        name, told = item.item_id, Known(item.title, item.category, item.brand, item.price)
+        back = name in self.withdrawn
+        self.withdrawn.discard(name)
+        if self.items.get(name) == told and not back:
+            return False
+        if len(self.words) > WORDS - 2:
+            self.make_room()
+        word = self.word(name)
+        self.item[word] = True
+        self.worth_ms[word] = max(float(self.worth_ms[word]), float(item.told_ms))
+        self._know(name, word, told)
+        if not self.popular[word]:
+            self.arrivals.put(word, int(self.category[word]))
+        self._top = None
+        return True
+
+    def _withdraw(self, name: str) -> bool:
+        if name in self.withdrawn:
+            return False
+        self.withdrawn.add(name)
+        if self.items.pop(name, None) is not None:
+            word = self.words[name]
+            self.item[word], self._top = False, None
+            self.arrivals.drop(word)
+            for watcher in self.watchers:
+                watcher.add(name)
+        return True
 
     def word(self, name: str) -> int:
         """The number of a word, the smallest free one where it is new."""
@@ -174,6 +216,7 @@ class Memory:
         for word in chosen.tolist():
             name, self.names[word] = self.names[word], ""
             del self.words[name]
+            self.arrivals.drop(word)
             if self.items.pop(name, None) is not None:
                 for watcher in self.watchers:
                     watcher.add(name)
@@ -187,9 +230,9 @@ class Memory:
         self.neighbours.drop(gone)
         self._free, self._top = sorted([*self._free, *chosen.tolist()], reverse=True), None
 
-    def _know(self, name: str, word: int, event: Event) -> None:
-        """The newest value of each field; what an event leaves out is kept."""
-        old, told = self.items.get(name), Known(event.title, event.category, event.brand, event.price)
+    def _know(self, name: str, word: int, told: Known) -> None:
+        """The newest value of each field; what is left out is kept."""
+        old = self.items.get(name)
         if old is not None:
             told = Known(
                 told.title or old.title, told.category or old.category, told.brand or old.brand,
@@ -204,6 +247,7 @@ class Memory:
             watcher.add(name)
 
     def _engage(self, word: int, session: int, at_ms: int) -> None:
+        self.arrivals.drop(word)
         newest = max(int(self.popular_ms[word]), at_ms)  # rows come by partition, not by time
         faded = 0.5 ** ((newest - np.array([self.popular_ms[word], at_ms])) / HALF_LIFE_MS)
         self.popular[word] = self.popular[word] * faded[0] + faded[1]
@@ -215,9 +259,9 @@ class Memory:
                 self.follows.add(before, word, 0.6**age)
 
     def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
-        """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item.
+        """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item, nor a withdrawn one.
 
-        `also` are candidates that somebody else proposes.
+        `also` are candidates that somebody else proposes; arrivals of the session's category are among them anyway.
         """
         words = (self.words.get(name) for name in dict.fromkeys(token(row) for row in reversed(rows[-RECENT:])))
         query = np.array([word for word in words if word is not None][:QUERY], np.int32)
@@ -229,9 +273,11 @@ class Memory:
         mine, ago = (np.array([pair[k] for pair in own], np.int32) for k in (0, 1))
         last = last_category(rows)
         shelf = self.words.get("c:" + last, -1) if last else -1
+        if shelf >= 0 and len(self.arrivals):
+            also = np.concatenate([also, self.arrivals.on(shelf)])
         return _evidence(  # type: ignore[no-any-return]
             query, shelf, mine, ago, found, votes, also, self.top(at_ms), at_ms, *self.follows.arrays,
-            *self.shelves.arrays, self.popular, self.popular_ms, self._place,
+            *self.shelves.arrays, self.popular, self.popular_ms, self._place, self.item,
         )  # fmt: skip
 
     def score(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
@@ -242,7 +288,7 @@ class Memory:
     def top(self, at_ms: int) -> Ints:
         """The most popular items just now; sorted anew once an hour of event time."""
         if self._top is None or len(self._top[0]) < PROPOSED or abs(at_ms - self._top[1]) >= 3_600_000:
-            words = np.flatnonzero(self.popular)
+            words = np.flatnonzero(self.popular * self.item)
             now = self.popular[words] * 0.5 ** (np.maximum(0, at_ms - self.popular_ms[words]) / HALF_LIFE_MS)
             self._top = words[np.argsort(-now, kind="stable")[:PROPOSED]].astype(np.int32), at_ms
         return self._top[0]
@@ -261,12 +307,14 @@ class Memory:
         made.names, made.words = state["names"], {name: i for i, name in enumerate(state["names"]) if name}
         made._free = [i for i in reversed(range(len(made.names))) if not made.names[i]]
         made.items = {k: Known(*v) for k, v in state["items"].items()}
+        made.withdrawn = set(state.get("withdrawn", ()))  # versions before it have none
         made.item, made.category = arrays["item"], arrays["category"]
         made.popular, made.popular_ms = arrays["popular"], arrays["popular_ms"]
         made.worth_ms = arrays.get("worth_ms", made.popular_ms.astype(np.float64))  # versions before it have none
         made.follows, made.shelves = (Followers(_part(arrays, name)) for name in ("follows", "shelves"))
         made.neighbours = Neighbours.of(_part(arrays, "neighbours"))
         made._place = np.full(len(made.item), -1, np.int32)
+        made.arrivals = Arrivals((word, int(made.category[word])) for word in state.get("arrivals", ()))
         return made
 
     def state(self) -> dict[str, Any]:
@@ -275,6 +323,8 @@ class Memory:
             "seen": [[t, p, o] for (t, p), o in self.seen.items()],
             "names": self.names,
             "items": {k: [v.title, v.category, v.brand, v.price] for k, v in self.items.items()},
+            "arrivals": list(self.arrivals),
+            "withdrawn": sorted(self.withdrawn),
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -307,7 +357,7 @@ def _stand(word, place, found, n):  # type: ignore[no-untyped-def] # pragma: no 
 @numba.njit(cache=True)
 def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
     query, shelf, mine, ago, voted, votes, also, top, at_ms, f_size, f_who, f_count, s_size, s_who, s_count,
-    popular, popular_ms, place,
+    popular, popular_ms, place, item,
 ):  # fmt: skip
     most = (len(query) + 1) * FOLLOWERS + len(mine) + len(voted) + len(also) + len(top)
     found, made = np.empty(most, np.int32), np.zeros((most, 6))
@@ -347,4 +397,10 @@ def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
                 n -= 1
                 found[i], made[i] = found[n], made[n]
                 break
-    return found[:n], made[:n]
+    left = 0
+    for i in range(n):  # what is withdrawn is still counted as it was
+        if item[found[i]]:
+            if left < i:
+                found[left], made[left] = found[i], made[i]
+            left += 1
+    return found[:left], made[:left]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from featurestore import window
+from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
 from trainer import blend, heads, memory, network, texts
 from trainer.neighbours import Ints
 
 ITEMS, CATEGORIES = 20, 10
+ARRIVING = 20  # candidates among the newest items that nobody touched
 COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
@@ -72,6 +75,17 @@ class Predictor:
         """Fold rows into the memory; those it has seen change nothing. Returns how many were new."""
         return self.memory.learn(rows)
 
+    def stock(self, told: Iterable[Item]) -> int:
+        """Take what the catalogue tells, in order; returns how many items are known otherwise than before.
+
+        From the next prediction on, items that nobody touched are candidates: those newest of the session's category,
+        those nearest among the newest of all (MODEL: "recent arrivals by text"), and wherever the network proposes them
+        by their text; withdrawn ones are none. Call it on the thread that predicts. The texts of many items take the
+        encoder long, so have their vectors first: `model.texts.vectors([item_text(i.item_id, i) for i in items])` on
+        another thread. To measure: `model.stock([Item(item_id="sku-1", title="Red shoe", category="Sports > Shoes")])`.
+        """
+        return self.memory.stock(told)
+
     def warm(self) -> None:
         """Look up the vectors of new and changed items, so that the next prediction does not wait for them."""
         if self.trained is not None and self.changed:
@@ -126,10 +140,12 @@ class Predictor:
         assert self.trained is not None
         remembered, net = self.memory, self.trained.network
         words = remembered.words
-        known = [name for name in own if name in words]
+        known = [name for name in own if name in remembered.items]
         mine: Any = self.items.columns([words[name] for name in known]) if known else []
         logits = net.logits(near, mine, [own[name] for name in known])
-        proposed = np.concatenate([self.items.words[_largest(logits, PROPOSED)], also])
+        new = remembered.arrivals.newest
+        arriving = new[_largest(logits[self.items.columns(new)], ARRIVING)] if len(new) else new
+        proposed = np.concatenate([self.items.words[_largest(logits, PROPOSED)], arriving, also])
         found, evidence = remembered.evidence(rows, at_ms, proposed)
         columns = self.items.columns(found)
         shelves = remembered.category[found]
@@ -209,7 +225,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     session_features: tuple[str, ...] = blend.SESSION
 
 
-def item_text(name: str, known: memory.Known) -> str:
+def item_text(name: str, known: memory.Known | Item) -> str:
     """What is known of an item, as the encoder reads it."""
     return texts.item_text(known.title, known.category, known.brand, known.price) or texts.NAMED + name
 
