@@ -51,6 +51,15 @@ class Models:
         made.warm()
         return made
 
+    def begin(self) -> None:
+        """The champion where there is one: it knows most of the lake. Else what the lake holds is learnt anew."""
+        version = self.wanted()
+        model = self.tried(version) if version is not None else None
+        if model is None:
+            self.current.learn(self.unseen(self.current))
+        else:
+            self.current = model
+
     def tried(self, version: str) -> predictor.Predictor | None:
         """A version made ready as `warmed` does; None where that cannot be, until there is something new about it."""
         known = self.known(version)
@@ -126,7 +135,7 @@ def run(settings: dials.Settings) -> None:
     models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
     predictor.Predictor.rehearse(vectors)
     vectors.load()
-    models.current.learn(models.unseen(models.current))
+    models.begin()
     wiring = app.AppSettings(
         kafka=settings.kafka, worker=settings.worker, events=tuple(names.events), predictions=names.predictions,
         dead_letters=names.dead_letters, state=names.state, group=settings["group"], data=settings.store_path.parent,

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import duckdb
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from featurestore import database, events, segments, sessions
+from featurestore import database, segments, sessions
 from featurestore.events import COLUMNS, Row
-from featurestore.segments import HISTORY, LakeProgress, PartitionKey, Segment
+from featurestore.segments import HISTORY, SCHEMA, LakeProgress, PartitionKey, Segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +57,45 @@ class Cover:
         """Rows (of one partition), history first, then by topic and offset."""
         order = f'topic <> {text(HISTORY)}, topic, "partition", "offset", n'
         with connection() as con:
-            records = con.execute(f"{self.relation(key=key, where=where)} ORDER BY {order}").fetchall()
-        return [events.from_record(r) for r in records]
+            table = con.sql(f"{self.relation(key=key, where=where)} ORDER BY {order}").to_arrow_table()
+        return database.rows(table)
 
-    def restorable(self, key: PartitionKey, since_ms: int, open_ms: int) -> list[Row]:
-        """What a new owner needs: rows from `since_ms` on and whole sessions with one from `open_ms` on, in order.
+    def restorable(self, key: PartitionKey, since_ms: int, passed_ms: int) -> pa.Table:
+        """What a new owner needs: rows from `since_ms` on and whole sessions with one from `passed_ms` on, in order.
 
         Reads all that came after the first of them, and further back only where such a session goes back further.
         """
-        relation = self.relation(["offset"], key=key, where=f"ts_ms >= {min(since_ms, open_ms)}")
+        relation = self.relation(["offset"], key=key, where=f"ts_ms >= {min(since_ms, passed_ms)}")
         with connection() as con:
             offset = con.execute(f'SELECT min("offset") FROM ({relation})').fetchall()[0][0]
-        if offset is None:
-            return []
-        recent = self.rows(key, f'"offset" >= {offset}')
-        users = sessions.cut(recent, open_ms)
-        if not users:
-            return recent
-        named = ", ".join(text(user) for user in sorted(users))
-        found = {(row.origin.offset, row.origin.n): row for row in recent}
-        for row in sessions.whole(self.rows(key, f"user_id IN ({named})"), open_ms):
-            found[row.origin.offset, row.origin.n] = row
-        return [row for _, row in sorted(found.items())]
+            if offset is None:
+                return SCHEMA.empty_table()
+            recent = self._table(con, key, f'"offset" >= {offset}')
+            doubtful = database.rows(recent.filter(pc.is_in(recent["user_id"], _doubtful(recent, passed_ms))))
+            users = sessions.cut(doubtful, passed_ms)
+            if not users:
+                return recent
+            named = ", ".join(text(user) for user in sorted(users))
+            older = self._table(con, key, f'"offset" < {offset} AND user_id IN ({named})')
+        ours = [row for row in doubtful if row.event.user_id in users]
+        whole = {(r.origin.offset, r.origin.n) for r in sessions.whole(database.rows(older) + ours, passed_ms)}
+        places = zip(older["offset"].to_pylist(), older["n"].to_pylist(), strict=True)
+        return pa.concat_tables([older.filter(pa.array([place in whole for place in places], pa.bool_())), recent])
+
+    def _table(self, con: duckdb.DuckDBPyConnection, key: PartitionKey, where: str) -> pa.Table:
+        ordered = f'{self.relation(key=key, where=where)} ORDER BY "offset", n'
+        return con.sql(ordered).to_arrow_table().cast(SCHEMA)
+
+
+def _doubtful(recent: pa.Table, passed_ms: int) -> pa.Array:
+    """Users whose sessions may have begun before these rows: all others' begin with their first row and merge none."""
+    groups = recent.group_by(["user_id", "session_id"], use_threads=False).aggregate(
+        [("seen", "first"), ("seen", "max"), ("ts_ms", "max")]
+    )
+    begun = pc.or_(pc.not_equal(groups["seen_first"], 1), pc.equal(groups["seen_max"], sessions.CAP))
+    begun = groups.filter(pc.and_(begun, pc.greater_equal(groups["ts_ms_max"], passed_ms)))["user_id"]
+    merging = recent.filter(pc.greater(pc.list_value_length(recent["absorbs"]), 0))["user_id"]
+    return pa.chunked_array([*begun.chunks, *merging.chunks], pa.string()).unique()
 
 
 def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str], int | None]:

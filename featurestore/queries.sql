@@ -24,13 +24,17 @@ ON CONFLICT DO UPDATE SET next = excluded.next, watermark_ms = excluded.watermar
 SELECT topic, "partition", next, watermark_ms, stored, duplicates, rejected FROM progress
 
 -- name: absorbed
--- To follow `wanted AS (SELECT user_id, session_id …` in a WITH RECURSIVE: with those sessions all that they absorbed.
+-- To follow `wanted AS (SELECT user_id, session_id …` in a WITH RECURSIVE: with those sessions all that they absorbed,
+-- and what absorbed them.
 UNION
-SELECT m.user_id, m.session_id FROM wanted w
+SELECT m.user_id, m.other FROM wanted w
 JOIN (
-    SELECT user_id, session_id AS merged_into, unnest(absorbs) AS session_id FROM events
+    SELECT user_id, session_id, unnest(absorbs) AS other FROM events
     WHERE topic = $topic AND "partition" = $partition AND len(absorbs) > 0
-) m ON m.user_id = w.user_id AND m.merged_into = w.session_id
+    UNION ALL
+    SELECT user_id, unnest(absorbs), session_id FROM events
+    WHERE topic = $topic AND "partition" = $partition AND len(absorbs) > 0
+) m ON m.user_id = w.user_id AND m.session_id = w.session_id
 
 -- name: rows
 -- Whole sessions that have a row at or after an instant or are named in open_sessions, what they absorbed included.

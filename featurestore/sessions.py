@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
@@ -38,10 +39,16 @@ _TOO_LATE = Folded(None, None, "too-late")
 _FUTURE_TS = Folded(None, None, "future-ts")
 
 
-class _Open(Session):
-    """A session with the ids of its rows in memory, by which a repeated event is known."""
+class _Open(Session, gc=False):
+    """A session with the ids of its rows in memory, by which a repeated event is known; made when first asked for."""
 
-    ids: set[str] = msgspec.field(default_factory=set)
+    ids: set[str] | None = None
+
+    def has(self, event_id: str) -> bool:
+        """Whether one of its rows in memory is this event."""
+        if self.ids is None:
+            self.ids = {row.event.event_id for row in self.rows}
+        return event_id in self.ids
 
 
 class OpenSessions:
@@ -129,11 +136,11 @@ def fold(open: OpenSessions, event: Event, origin: Origin, settings: SessionSett
             if bridged:
                 session = bridged[0]
                 if len(bridged) > 1:
-                    if any(event.event_id in s.ids for s in bridged):
+                    if any(s.has(event.event_id) for s in bridged):
                         open.duplicates += 1
                         return _DUPLICATE
                     session, absorbs = _merge_bridged(open, bridged)
-        if session is not None and event.event_id in session.ids:
+        if session is not None and session.has(event.event_id):
             open.duplicates += 1
             return _DUPLICATE
     open.stored += 1
@@ -155,7 +162,7 @@ def fold(open: OpenSessions, event: Event, origin: Origin, settings: SessionSett
 
 def expire(open: OpenSessions, settings: SessionSettings) -> list[Session]:
     """Drop and return what the watermark has passed by gap + lateness; costs what is due, not what is open."""
-    passed = open.watermark_ms - settings.gap_ms - settings.lateness_ms
+    passed = passed_ms(open.watermark_ms, settings)
     due = open._due
     gone: list[Session] = []
     while due and due[0][0] < passed:
@@ -182,30 +189,23 @@ def restore(open: OpenSessions, rows: Iterable[Row], watermark_ms: int, settings
     The rows of a session must be there from its opening one, those of sessions that it absorbed included.
     """
     live: dict[tuple[str, str], _Open] = {}
-    for row in rows:
-        user_id = row.event.user_id
-        session = None if row.seen == 1 else live.get((user_id, row.session_id))
-        if session is None:
-            session = live[user_id, row.session_id] = _opened(row)
-            continue
-        absorbed = [live.pop((user_id, sid), None) for sid in row.absorbs]
-        if absorbed:
-            _absorb(session, [s for s in absorbed if s is not None])
-        _append(session, row)
+    collecting = gc.isenabled()
+    gc.disable()  # all of it stays: looking for garbage in between costs as much as the rest
+    try:
+        _rebuild(live, rows)
+    finally:
+        if collecting:
+            gc.enable()
     raise_watermark(open, watermark_ms)
-    passed = open.watermark_ms - settings.gap_ms - settings.lateness_ms
+    passed = passed_ms(open.watermark_ms, settings)
     for session in live.values():
         if session.last_ms >= passed:
             open._add(session)
 
 
-def reach_ms(settings: SessionSettings) -> int:
-    """How far behind the watermark an open session has a row that carries its id, whatever it absorbed.
-
-    Its newest row lies within gap + lateness; where an absorbed session has that one, the row that absorbed it lies
-    within another gap + 2 lateness, since both were open then and no event time is ahead of watermark + lateness.
-    """
-    return 2 * settings.gap_ms + 3 * settings.lateness_ms
+def passed_ms(watermark_ms: int, settings: SessionSettings) -> int:
+    """A session whose last row is older than this instant is closed."""
+    return watermark_ms - settings.gap_ms - settings.lateness_ms
 
 
 def cut(rows: Iterable[Row], since_ms: int) -> set[str]:
@@ -219,14 +219,18 @@ def cut(rows: Iterable[Row], since_ms: int) -> set[str]:
         before = 0 if row.seen == 1 else held.get(key, 0)
         held[key] = before + 1 + sum(held.pop((user_id, sid), 0) for sid in row.absorbs)
         said[key] = row.seen
-        if row.event.ts_ms >= since_ms:
+        if row.event.ts_ms >= since_ms or any((user_id, sid) in recent for sid in row.absorbs):
             recent.add(key)
     return {key[0] for key in recent & held.keys() if held[key] < said[key] or said[key] == CAP}
 
 
 def whole(rows: list[Row], since_ms: int) -> list[Row]:
     """Of rows in order those of sessions with one from an instant on, what they absorbed included."""
-    wanted = {(row.event.user_id, row.session_id) for row in rows if row.event.ts_ms >= since_ms}
+    wanted = set()
+    for row in rows:  # what is absorbed comes before what absorbs it
+        user_id = row.event.user_id
+        if row.event.ts_ms >= since_ms or any((user_id, sid) in wanted for sid in row.absorbs):
+            wanted.add((user_id, row.session_id))
     kept = []
     for row in reversed(rows):  # what absorbs comes after what it absorbed
         user_id = row.event.user_id
@@ -249,7 +253,7 @@ def derived_id(origin: Origin) -> str:
 def _opened(row: Row) -> _Open:
     event = row.event
     ts = event.ts_ms
-    return _Open(row.session_id, event.user_id, ts, ts, [row], 1, bool(event.session_id), {event.event_id})
+    return _Open(row.session_id, event.user_id, ts, ts, [row], 1, bool(event.session_id))
 
 
 def _append(session: _Open, row: Row) -> None:
@@ -261,10 +265,27 @@ def _append(session: _Open, row: Row) -> None:
         session.first_ms = ts
     rows = session.rows
     rows.append(row)
-    session.ids.add(event.event_id)
     session.count += 1
+    ids = session.ids
+    if ids is not None:
+        ids.add(event.event_id)
     if len(rows) > CAP:
-        session.ids.discard(rows.pop(0).event.event_id)
+        gone = rows.pop(0)
+        if ids is not None:
+            ids.discard(gone.event.event_id)
+
+
+def _rebuild(live: dict[tuple[str, str], _Open], rows: Iterable[Row]) -> None:
+    for row in rows:
+        user_id = row.event.user_id
+        session = None if row.seen == 1 else live.get((user_id, row.session_id))
+        if session is None:
+            live[user_id, row.session_id] = _opened(row)
+            continue
+        if row.absorbs:
+            absorbed = [live.pop((user_id, sid), None) for sid in row.absorbs]
+            _absorb(session, [s for s in absorbed if s is not None])
+        _append(session, row)
 
 
 def _merge_bridged(open: OpenSessions, bridged: list[_Open]) -> tuple[_Open, tuple[str, ...]]:
@@ -287,4 +308,4 @@ def _absorb(session: _Open, younger: list[_Open]) -> None:
         session.last_ms = max(session.last_ms, s.last_ms)
     session.rows.sort(key=lambda r: (r.origin.offset, r.origin.n))
     del session.rows[:-CAP]
-    session.ids = {r.event.event_id for r in session.rows}
+    session.ids = None

@@ -15,7 +15,7 @@ import msgspec
 import pyarrow as pa
 
 from featurestore import database, migrations
-from featurestore.events import COLUMNS, Row, from_record, to_columns
+from featurestore.events import COLUMNS, Row, to_columns
 from featurestore.lake import SCHEMA, PartitionKey
 
 __all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion", "UnreadableStore"]
@@ -100,10 +100,8 @@ class Store:
     def rows(self, key: PartitionKey, since_ms: int, open_ids: Collection[tuple[str, str]] = ()) -> list[Row]:
         """Rows in offset order: whole sessions with a row since then or named by (user, session), merges included."""
         with self._registered("open_sessions", _pairs(open_ids)):
-            found = self._con.execute(
-                query("rows"), {"topic": key.topic, "partition": key.partition, "since_ms": since_ms}
-            ).fetchall()
-        return [from_record(record) for record in found]
+            where = {"topic": key.topic, "partition": key.partition, "since_ms": since_ms}
+            return database.rows(self._con.sql(query("rows"), params=where).to_arrow_table())
 
     def adopt(self, key: PartitionKey, rows: list[Row] | pa.Table, progress: Progress) -> None:
         """Replace what the store holds of a partition, as when the lake is ahead."""

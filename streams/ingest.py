@@ -360,8 +360,8 @@ class Ingest:
         progress = found.progress
         open_ = sessions.OpenSessions()
         open_.stored, open_.duplicates, open_.rejected = progress.stored, progress.duplicates, progress.rejected
-        since_ms = progress.watermark_ms - sessions.reach_ms(self.settings)
-        sessions.restore(open_, self.store.rows(key, since_ms), progress.watermark_ms, self.settings)
+        passed_ms = sessions.passed_ms(progress.watermark_ms, self.settings)
+        sessions.restore(open_, self.store.rows(key, passed_ms), progress.watermark_ms, self.settings)
         part = Part(key=key, open=open_, read=progress.next, flushed=found.flushed, end=max(end, progress.next),
                     missing=found.missing)  # fmt: skip
         if first > part.read:

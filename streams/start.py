@@ -10,12 +10,11 @@ import pyarrow as pa
 import structlog
 
 from featurestore import lake, sessions, store
-from featurestore.events import Row
 from featurestore.lake import LakeProgress, PartitionKey
 
 log = structlog.get_logger()
 
-NO_ROWS = pa.table({name: [] for name in lake.SCHEMA.names}, schema=lake.SCHEMA)
+NO_ROWS = lake.SCHEMA.empty_table()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class _Known:
     progress: LakeProgress | None = None
     resumes: int | None = None  # behind a gap the lake goes on here
     lacking: int = 0  # rows that were flushed and are in neither
-    rows: list[Row] = field(default_factory=list)  # to restore where the lake is ahead
+    rows: pa.Table = field(default_factory=NO_ROWS.slice)  # to restore where the lake is ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +92,10 @@ class Rule:
         if own is not None and own.next > nxt:
             flushed, stored = (told.next, told.stored) if told is not None else (0, 0)
             lacking = max(0, own.stored - stored - self.store_.held(key, flushed, own.next))
-        rows = []
+        rows = NO_ROWS
         if told is not None and (own is None or nxt > own.next or lacking):
             at_ms = told.watermark_ms
-            rows = cover.restorable(key, at_ms - self.keep_ms, at_ms - sessions.reach_ms(self.settings))
+            rows = cover.restorable(key, at_ms - self.keep_ms, sessions.passed_ms(at_ms, self.settings))
         return _Known(next=nxt, progress=told, resumes=resumes, lacking=lacking, rows=rows)
 
     def _bridge(self, key: PartitionKey, known: _Known, upto: int) -> int:

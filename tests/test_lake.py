@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import events, lake, sessions
+from featurestore import database, events, lake, sessions
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import Lake, LakeProgress, PartitionKey
+from featurestore.store import Progress, Store
 
 KEY = PartitionKey("shop@log1", 3)
 
@@ -218,16 +219,22 @@ def test_another_log_is_another_partition_space(tmp_path: Path) -> None:
     assert set(store.cover(keys=[KEY]).end) == {KEY}
 
 
-def restored(store: Lake, live: sessions.OpenSessions, keep_ms: int, rules: sessions.SessionSettings) -> list[Session]:
-    """The open sessions that a new owner has after reading the lake, by name."""
+def restored(
+    store: Lake, live: sessions.OpenSessions, keep_ms: int, rules: sessions.SessionSettings, root: Path
+) -> list[Session]:
+    """The open sessions that a new owner has after it read the lake into its own file, by name."""
     again, at_ms = sessions.OpenSessions(), live.watermark_ms
-    rows = store.cover().restorable(KEY, at_ms - keep_ms, at_ms - sessions.reach_ms(rules))
-    sessions.restore(again, rows, at_ms, rules)
+    passed_ms = sessions.passed_ms(at_ms, rules)
+    own = Store(root / "own.duckdb")
+    own.adopt(KEY, store.cover().restorable(KEY, at_ms - keep_ms, passed_ms), Progress(0, at_ms, 0, 0, 0))
+    sessions.restore(again, own.rows(KEY, passed_ms), at_ms, rules)
+    own.close()
     return by_name(again)
 
 
 def by_name(open_: sessions.OpenSessions) -> list[Session]:
-    """The sessions in memory in an order that does not tell how they came there."""
+    """The sessions in memory in an order that does not tell how they came there, with the ids of their events."""
+    assert not any(s.has("no such event") for s in open_.sessions())  # type: ignore[attr-defined]
     return sorted(open_.sessions(), key=lambda s: (s.user_id, s.session_id))
 
 
@@ -253,8 +260,10 @@ def test_session_longer_than_the_store_keeps_is_restored_whole(tmp_path: Path) -
     rows = folded(live, steps, rules)
     store = Lake(tmp_path, "w")
     store.write_rows(KEY, 0, rows)
-    assert restored(store, live, 500, rules) == by_name(live)
-    assert store.cover().restorable(KEY, 4_400, 4_600) == rows[1:]  # what is closed and old is left where it is
+    assert restored(store, live, 500, rules, tmp_path) == by_name(live)
+    assert (
+        database.rows(store.cover().restorable(KEY, 4_400, 4_600)) == rows[1:]
+    )  # what is closed and old is left where it is
 
 
 @given(
@@ -275,7 +284,7 @@ def test_live_fold_equals_restored_from_the_lake(
     with tempfile.TemporaryDirectory() as root:
         store = Lake(Path(root), "w")
         store.write_rows(KEY, 0, rows)
-        assert restored(store, live, keep_ms, rules) == by_name(live)
+        assert restored(store, live, keep_ms, rules, Path(root)) == by_name(live)
 
 
 def test_forgetting_goes_on_where_a_slow_worker_writes_once_more(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ def stored(folded: Folded) -> Row:
 
 
 def state(open: OpenSessions, settings: SessionSettings) -> Any:
-    """Everything that later folds depend on, closed sessions left out."""
+    """Everything that later folds depend on, closed sessions left out; the ids of events made where not yet there."""
     sessions.expire(open, settings)
+    assert not any(s.has("no such event") for s in open.sessions())  # type: ignore[attr-defined]
     assert len(open) == len(list(open.sessions()))
     return open.watermark_ms, {(s.user_id, s.session_id): s for s in open.sessions()}
 

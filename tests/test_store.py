@@ -182,4 +182,5 @@ def test_restart_goes_on_where_the_fold_was(store: Store) -> None:
     again = OpenSessions()
     since = live.watermark_ms - settings.gap_ms - settings.lateness_ms
     sessions.restore(again, store.rows(KEY, since), live.watermark_ms, settings)
+    assert not any(s.has("no such event") for s in (*again.sessions(), *live.sessions()))  # type: ignore[attr-defined]
     assert list(again.sessions()) == list(live.sessions())

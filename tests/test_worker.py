@@ -12,7 +12,7 @@ import pytest
 from deploy import worker
 from featurestore import lake
 from streams import control
-from trainer import registry, texts
+from trainer import predictor, registry, texts
 
 
 @pytest.mark.parametrize("how", ["gone", "changed", "of another nextclick"])
@@ -40,3 +40,17 @@ def test_champion_that_cannot_be_had_waits_for_news(tmp_path: Path, how: str) ->
     (out.root / version).mkdir(exist_ok=True)
     (out.root / version / "late.json").write_text("{}")
     assert models.wanted() == version
+
+
+def test_worker_begins_with_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not first learn the whole lake anew, which takes the longer the older the shop is."""
+    log = cast(Any, SimpleNamespace(state=control.ControlState(champion="v")))
+    vectors = texts.Texts(None, tmp_path, "w")
+    models = worker.Models(shared=tmp_path, texts_=vectors, lake_=lake.Lake(tmp_path, "w"), log_=log)
+    champion = predictor.Predictor.cold(vectors)
+    champion.version = "v"
+    monkeypatch.setattr(models, "tried", {"v": champion}.get)
+    monkeypatch.setattr(models, "unseen", lambda model: pytest.fail("the lake was read"))
+    models.begin()
+    assert models.current is champion
+    assert models.wanted() is None

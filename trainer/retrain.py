@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from featurestore import events, window
-from featurestore.events import COLUMNS, Row
+from featurestore import database, window
+from featurestore.events import Row
 from featurestore.lake import Cover
 from trainer import blend, heads, judge, knobs, memory, network, registry, tuning
 from trainer.cases import replay, scores, summary, window_rows
@@ -222,5 +222,4 @@ def purchase_head(made: window.Examples, rows: list[Row], policy: window.WindowP
 
 def rows_of(made: window.Examples) -> list[Row]:
     """The rows that the cuts of a window point into."""
-    columns = [made.rows.column(name).to_pylist() for name, _ in COLUMNS]
-    return [events.from_record(record) for record in zip(*columns, strict=True)]
+    return database.rows(made.rows)
