@@ -25,24 +25,31 @@ COUNTS = ("open", "settled", "unsettled", "passed_over")
 def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """All workers' outcomes as one: `COUNTS`, and `by` version and arm what `quality` tells, oldest version first.
 
-    `gains`: where a version has both arms, champion minus those held back.
+    `arms`: the same of each arm over the versions that are told one by one. `gains`: where a version has both arms,
+    champion minus those held back.
     """
     told = [beat["outcomes"] for beat in beats if beat.get("outcomes")]
     sums: dict[Key, dict[str, list[float]]] = {}
-    for one in told:
-        for entry in one["by"]:
-            mine = sums.setdefault((entry["version"], entry["arm"]), {name: [0.0] * GROUPS for name in FIELDS})
+    arms: dict[str, dict[str, list[float]]] = {}
+    for entry in (entry for one in told for entry in one["by"]):
+        for mine in (sums.setdefault((entry["version"], entry["arm"]), _nothing()),
+                     arms.setdefault(entry["arm"], _nothing())):  # fmt: skip
             for name in FIELDS:
                 mine[name] = [a + b for a, b in zip(mine[name], entry["sums"].get(name, [0.0] * GROUPS), strict=True)]
     by = {key: quality(sums[key]) for key in sorted(sums)}
     return {name: sum(int(one[name]) for one in told) for name in COUNTS} | {
         "by": [{"version": version, "arm": arm, **figures} for (version, arm), figures in by.items()],
+        "arms": [{"arm": arm, **quality(arms[arm])} for arm in sorted(arms)],
         "gains": [
             {"version": version, **{name: difference(by[version, CHAMPION][name], held[name]) for name in RATIOS}}
             for (version, arm), held in by.items()
             if arm == HOLDBACK and (version, CHAMPION) in by
         ],
     }
+
+
+def _nothing() -> dict[str, list[float]]:
+    return {name: [0.0] * GROUPS for name in FIELDS}
 
 
 def quality(sums: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -96,30 +103,35 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, fl
     return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
-def plain(told: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
+def plain(live: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
     """The same for people: a line a version and arm, the newest last, and what waits."""
-    for one in told["by"][-lines:]:
+    for one in live["by"][-lines:]:
         yield (
-            f"live {one['version']} {one['arm']} (n={one['n']:,}): log loss {_bound(one['log_loss'])}, "
-            f"R@20 {_bound(one['recall20'])}, MRR@20 {_bound(one['mrr20'])}, category R@1 "
-            f"{_bound(one['category_recall1'])}; nothing more said {one['nothing_more']['said']:.2f}, "
+            f"live {one['version']} {one['arm']} (n={one['n']:,}): log loss {told(one['log_loss'])}, "
+            f"R@20 {told(one['recall20'])}, MRR@20 {told(one['mrr20'])}, category R@1 "
+            f"{told(one['category_recall1'])}; nothing more said {one['nothing_more']['said']:.2f}, "
             f"came {one['nothing_more']['came']:.2f}"
         )
-    for gain in told["gains"][-lines:]:
+    for gain in live["gains"][-lines:]:
         yield (
-            f"live {gain['version']} against those held back: log loss {_bound(gain['log_loss'], '+')}, "
-            f"R@20 {_bound(gain['recall20'], '+')}, MRR@20 {_bound(gain['mrr20'], '+')}"
+            f"live {gain['version']} against those held back: log loss {told(gain['log_loss'], sign='+')}, "
+            f"R@20 {told(gain['recall20'], sign='+')}, MRR@20 {told(gain['mrr20'], sign='+')}"
         )
-    if told["open"] or told["unsettled"] or told["passed_over"]:
+    if live["open"] or live["unsettled"] or live["passed_over"]:
         yield (
-            f"live quality: {told['settled']:,} predictions settled, {told['open']:,} wait for their horizon, "
-            f"{told['unsettled']:,} were lost on the way, {told['passed_over']:,} passed over (sampled, or told twice)"
+            f"live quality: {live['settled']:,} predictions settled, {live['open']:,} wait for their horizon, "
+            f"{live['unsettled']:,} were lost on the way, {live['passed_over']:,} passed over (sampled, or told twice)"
         )
 
 
-def _bound(bound: Mapping[str, Any], sign: str = "") -> str:
+def told(bound: Mapping[str, Any], digits: int = 3, sign: str = "") -> str:
+    """A mean with its interval.
+
+    >>> told({"mean": 0.5, "low": 0.25, "high": 0.75}, 2)
+    '0.50 [0.25, 0.75]'
+    """
     if bound["mean"] is None:
         return "–"
-    how = f"{sign}.3f"
+    how = f"{sign}.{digits}f"
     interval_ = "" if bound["low"] is None else f" [{bound['low']:{how}}, {bound['high']:{how}}]"
     return f"{bound['mean']:{how}}{interval_}"

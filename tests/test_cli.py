@@ -101,7 +101,7 @@ def test_help_is_light() -> None:
 
 def test_a_failed_retrain_has_a_line_in_the_summary() -> None:
     """It has a reason and no numbers; an accepted one names its version."""
-    from deploy.up import told_verdict
+    from deploy.summary import told_verdict
 
     entry = control.Entry(id="1", kind="retrain.failed", at_ms=1, by="t", data={"kind": "tune", "reason": "it died"})
     (failed,) = control.fold(control.ControlState(), entry).verdicts
@@ -112,7 +112,7 @@ def test_a_failed_retrain_has_a_line_in_the_summary() -> None:
 
 def test_the_line_of_up_says_what_the_trainer_does() -> None:
     """Running, paused, due, or how long until the next one."""
-    from deploy.up import told_next
+    from deploy.live import told_next
 
     begun = control.Entry(id="1", kind="retrain.started", at_ms=5_000, by="t", data={"kind": "tune"})
     assert told_next(control.ControlState(), 60_000, 0) == "the first retrain is due"

@@ -11,13 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy import broker
+from deploy import broker, drawing
 from deploy.cli import watch
 from streams import client, codec, topics
 from tests.test_cli import run
 from tests.test_client import prediction
-
-PLAIN = dict.fromkeys(watch.COLOURS, "")
 
 
 def test_a_prediction_fits_into_80_columns() -> None:
@@ -26,7 +24,7 @@ def test_a_prediction_fits_into_80_columns() -> None:
         prediction(1), user_id="u" * 200, items=codec.ranked_items([("i1", 0.5), ("i" * 300, 0.05)]),
         categories=codec.ranked_categories([("Sports > Shoes", 0.64)]), none_probability=0.2, purchase_probability=0.06,
     )  # fmt: skip
-    text = watch.told(made, {"i1": "Kestrel shoes"}.get, width=80, colours=PLAIN)
+    text = drawing.prediction(made, {"i1": "Kestrel shoes"}.get)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].endswith("nothing more 20% · buys 6% · v1")

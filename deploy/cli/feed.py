@@ -55,19 +55,19 @@ def simulate(
 
     Example: nextclick simulate --rate 50 --for 10m --kafka localhost:9092
     """
+    from deploy import feeding
     from deploy import replay as playing
-    from deploy import up
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
     for_ms = options.milliseconds(for_, "--for")
-    plan = up.Plan(
+    shop = feeding.Source(
         simulate=True, rate=rate, users=users, seed=seed, history_ms=options.milliseconds(history, "--history") or 0
     )
     topic = settings["topics.events"][0]
     producer = playing.producer(settings.kafka, topic)
-    past = up.write_history(settings, plan, int(time.time() * 1000)) if plan.history_ms else 0
+    past = feeding.write_history(settings, shop, int(time.time() * 1000)) if shop.history_ms else 0
     end = None if for_ms is None else time.monotonic() + for_ms / 1000
-    source, speed = up.source_of(plan)
+    source, speed = feeding.opened(shop)
     sent = playing.Sent()
     with contextlib.suppress(KeyboardInterrupt):
         playing.play(

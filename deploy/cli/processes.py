@@ -53,6 +53,7 @@ def up(
     rapid = speed_of(speed)
     if replay is not None and not replay.is_file():
         raise dials.SettingsError(f"--replay {replay} is no file: give a .jsonl or .jsonl.gz file of one event a line")
+    from deploy import feeding
     from deploy import replay as playing
     from deploy import up as running
 
@@ -62,11 +63,11 @@ def up(
     if embedded:  # a log that ends with the command gets a folder of its own
         folder = running.fresh_folder(settings.shared)
         settings = settings.changed(shared=str(folder / "shared"), store__folder=str(folder / "store"))
-    plan = running.Plan(
+    source = feeding.Source(
         replay=replay, speed=rapid, simulate=simulate, rate=rate, users=users, seed=seed, scenario=scenario,
-        json=json,
-        history_ms=options.milliseconds(history, "--history") or 0, for_ms=options.milliseconds(for_, "--for"),
+        history_ms=options.milliseconds(history, "--history") or 0,
     )  # fmt: skip
+    plan = running.Plan(source=source, for_ms=options.milliseconds(for_, "--for"), json=json)
     result = running.run(settings, plan, embedded=embedded)
     if json:
         options.show(result, True, "")

@@ -7,25 +7,17 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from deploy import drawing
 from deploy.cli import options
 
-if TYPE_CHECKING:
-    from streams.client import Prediction
-
-SHOWN = 3  # items of a prediction
-BAR = 10  # characters
-WIDTH = 80
 AGAIN_S = 10.0  # a lake is not read more often for titles
-COLOURS = {"user": "\x1b[1m", "bar": "\x1b[36m", "dim": "\x1b[2m", "end": "\x1b[0m"}
-
-Titles = Callable[[str], str | None]
 
 
 def watch(
@@ -45,8 +37,8 @@ def watch(
 
     name = settings["topics.predictions"]
     topics.log_ids(settings.kafka, [name])
-    colours = COLOURS if sys.stdout.isatty() else dict.fromkeys(COLOURS, "")
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    colours = drawing.COLOURS if sys.stdout.isatty() else drawing.PLAIN
+    width = min(drawing.WIDTH, shutil.get_terminal_size((drawing.WIDTH, 24)).columns)
     titles = titles_of(settings.shared)
     shown = 0
     with client.PredictionConsumer(settings.kafka, name, from_start=from_start) as consumer, _stoppable():
@@ -56,7 +48,7 @@ def watch(
             if json:
                 print(codec.encode_prediction(prediction).decode(), flush=True)
             else:
-                print(told(prediction, titles, width=width, colours=colours), flush=True)
+                print(drawing.prediction(prediction, titles, width=width, colours=colours), flush=True)
             shown += 1
             if shown == limit:
                 break
@@ -77,37 +69,7 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def told(prediction: Prediction, titles: Titles, *, width: int, colours: Mapping[str, str]) -> str:
-    """A prediction as people read it: who, what they may do next, how probable each is."""
-    head = f"{prediction.event_ts:%H:%M:%S} {prediction.user_id}"
-    facts = [f"nothing more {prediction.none_probability:.0%}"]
-    if prediction.purchase_probability is not None:
-        facts.append(f"buys {prediction.purchase_probability:.0%}")
-    facts.append(prediction.model_version if prediction.reason == "model" else f"{prediction.model_version} (fallback)")
-    tail = " · ".join(facts)
-    first = f"{head[: max(8, width - len(tail) - 2)]}  "
-    lines = [f"{colours['user']}{first}{colours['end']}{colours['dim']}{tail}{colours['end']}"]
-    rows = [(titles(i.item_id) or i.item_id, i.probability) for i in prediction.items[:SHOWN]]
-    rows += [(f"in {c.category}", c.probability) for c in prediction.categories[:1]]
-    room = width - BAR - 10
-    for name, probability in rows or [("nothing is known to be near", 0.0)]:
-        text = name if len(name) <= room else name[: room - 1] + "…"
-        lines.append(f"  {colours['bar']}{bar(probability)}{colours['end']} {probability:>4.0%}  {text}")
-    return "\n".join(lines)
-
-
-def bar(share: float) -> str:
-    """A share of one as a bar of `BAR` characters.
-
-    >>> bar(0.25)
-    '██▌       '
-    """
-    eighths = round(min(max(share, 0.0), 1.0) * BAR * 8)
-    drawn = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-    return drawn.ljust(BAR)
-
-
-def titles_of(shared: Path, now: Callable[[], float] = time.monotonic) -> Titles:
+def titles_of(shared: Path, now: Callable[[], float] = time.monotonic) -> drawing.Titles:
     """What items are called, as the lake's newest rows have it; asked again, now and then, for an item new to it."""
     known: dict[str, str] = {}
     asked_s = -AGAIN_S
