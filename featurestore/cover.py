@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,12 +66,16 @@ class Cover:
 
         Reads all that came after the first of them, and further back only where such a session goes back further.
         """
-        relation = self.relation(["offset"], key=key, where=f"ts_ms >= {min(since_ms, passed_ms)}")
+        limit_ms = min(since_ms, passed_ms)
+        ours = (s for s in self.segments if s.key == key)
+        near = itertools.dropwhile(lambda s: segments.newest_ms(s.path) < limit_ms, ours)  # no file is opened in vain
+        late = replace(self, segments=tuple(near))
+        relation = late.relation(["offset"], key=key, where=f"ts_ms >= {limit_ms}")
         with connection() as con:
             offset = con.execute(f'SELECT min("offset") FROM ({relation})').fetchall()[0][0]
             if offset is None:
                 return SCHEMA.empty_table()
-            recent = self._table(con, key, f'"offset" >= {offset}')
+            recent = late._table(con, key, f'"offset" >= {offset}')
             doubtful = database.rows(recent.filter(pc.is_in(recent["user_id"], _doubtful(recent, passed_ms))))
             users = sessions.cut(doubtful, passed_ms)
             if not users:
@@ -88,14 +93,23 @@ class Cover:
 
 
 def _doubtful(recent: pa.Table, passed_ms: int) -> pa.Array:
-    """Users whose sessions may have begun before these rows: all others' begin with their first row and merge none."""
+    """Users whose open sessions may have begun before these rows, or absorbed one that did."""
     groups = recent.group_by(["user_id", "session_id"], use_threads=False).aggregate(
         [("seen", "first"), ("seen", "max"), ("ts_ms", "max")]
     )
-    begun = pc.or_(pc.not_equal(groups["seen_first"], 1), pc.equal(groups["seen_max"], sessions.CAP))
-    begun = groups.filter(pc.and_(begun, pc.greater_equal(groups["ts_ms_max"], passed_ms)))["user_id"]
-    merging = recent.filter(pc.greater(pc.list_value_length(recent["absorbs"]), 0))["user_id"]
-    return pa.chunked_array([*begun.chunks, *merging.chunks], pa.string()).unique()
+    whole = pc.and_(pc.equal(groups["seen_first"], 1), pc.less(groups["seen_max"], sessions.CAP))
+    going = pc.greater_equal(groups["ts_ms_max"], passed_ms)
+    begun = groups.filter(pc.and_(pc.invert(whole), going))["user_id"]
+    merging = recent.filter(pc.greater(pc.list_value_length(recent["absorbs"]), 0)).combine_chunks()
+    users = merging["user_id"].take(pc.list_parent_indices(merging["absorbs"]))
+    absorbed = _named(users, pc.list_flatten(merging["absorbs"]))
+    held = groups.filter(whole)
+    users = users.filter(pc.invert(pc.is_in(absorbed, _named(held["user_id"], held["session_id"]))))
+    return pa.chunked_array([*begun.chunks, *users.chunks], pa.string()).unique()
+
+
+def _named(users: pa.ChunkedArray, sessions_: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(users, sessions_, "\0")
 
 
 def chain(listed: list[Segment], above: int) -> tuple[list[Segment], list[str], int | None]:

@@ -146,10 +146,8 @@ def footer(path: Path) -> LakeProgress | None:
 
 def newest_ms(path: Path) -> int:
     """The latest event time in a segment, by its statistics."""
-    metadata = pq.read_metadata(path)
-    column = SCHEMA.get_field_index("ts_ms")
-    groups = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
-    return max((int(s.max) for s in groups if s is not None and s.has_min_max), default=0)
+    known = path.stat()
+    return _footer(path, known.st_mtime_ns, known.st_size).newest_ms
 
 
 def age_ms(path: Path, now_ms: int) -> float:
@@ -184,6 +182,7 @@ class _Footer(NamedTuple):
     format: str
     lacks: tuple[str, ...]
     places: tuple[tuple[Any, Any], ...]  # (topic, partition, offset), the least and the greatest of each row group
+    newest_ms: int
 
 
 def _fault(segment: Segment) -> str:
@@ -211,13 +210,16 @@ def _footer(path: Path, mtime_ns: int, size: int) -> _Footer:
     names = metadata.schema.to_arrow_schema().names
     said = (metadata.metadata or {}).get(b"nextclick.format", b"none").decode(errors="replace")
     lacks = tuple(name for name in SCHEMA.names if name not in names)
-    places = []
+    places, newest = [], 0
     for group in range(0 if lacks else metadata.num_row_groups):
         columns = metadata.row_group(group)
+        at = columns.column(SCHEMA.get_field_index("ts_ms")).statistics
+        if at is not None and at.has_min_max:
+            newest = max(newest, int(at.max))
         found = [columns.column(SCHEMA.get_field_index(n)).statistics for n in ("topic", "partition", "offset")]
         if all(s is not None and s.has_min_max for s in found):
             places.append((tuple(s.min for s in found), tuple(s.max for s in found)))
-    return _Footer(said, lacks, tuple(places))
+    return _Footer(said, lacks, tuple(places), newest)
 
 
 @functools.lru_cache(maxsize=10_000)
