@@ -67,8 +67,8 @@ class Cover:
         Reads all that came after the first of them, and further back only where such a session goes back further.
         """
         limit_ms = min(since_ms, passed_ms)
-        ours = (s for s in self.segments if s.key == key)
-        near = itertools.dropwhile(lambda s: segments.newest_ms(s.path) < limit_ms, ours)  # no file is opened in vain
+        listed = (s for s in self.segments if s.key == key)
+        near = itertools.dropwhile(lambda s: segments.newest_ms(s.path) < limit_ms, listed)  # no file is opened in vain
         late = replace(self, segments=tuple(near))
         relation = late.relation(["offset"], key=key, where=f"ts_ms >= {limit_ms}")
         with connection() as con:
