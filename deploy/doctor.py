@@ -7,11 +7,13 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
+from deploy import rights
+from deploy.findings import Finding, Level
 from featurestore import sessions
 from featurestore.events import Event, Origin
 from streams import codec, connection, topics
@@ -24,17 +26,6 @@ AGENT = re.compile(r"bot\b|crawl|spider|headless|python-requests|curl/", re.IGNO
 SKEW_MS = 600_000
 DAY_MS = 86_400_000
 SESSION = sessions.SessionSettings()
-
-Level = Literal["ok", "notice", "fault"]
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at; a fault stands in the way of a start."""
-
-    check: str
-    level: Level
-    text: str
-    remedy: str = ""
 
 
 class Sample(msgspec.Struct, kw_only=True):
@@ -49,11 +40,14 @@ class Sample(msgspec.Struct, kw_only=True):
     cpu_s: float = 0.0
 
 
-def examine(kafka: Connection, names: topics.Topics, tokenizer: Callable[[], Any] | None) -> list[Finding]:
+def examine(
+    kafka: Connection, names: topics.Topics, tokenizer: Callable[[], Any] | None, group: str = "nextclick"
+) -> list[Finding]:
     """Every finding; raises where no broker lets us in. Nothing is written, no group is joined."""
     made = [Finding(check="connection", level="ok", text=f"{kafka} lets us in")]
     missing, differences = topics.compared(kafka, names)
     made += _shapes(names, missing, differences)
+    made += rights.examine(kafka, names, missing, group)
     there = [name for name in names.events if name not in missing]
     if there:
         sample = judged(newest(kafka, there))

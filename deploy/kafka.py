@@ -221,6 +221,9 @@ def _guarded(address: str, controller: str, tls: Path, guard: Guard) -> dict[str
     inner = f"127.0.0.1:{broker.free_port()}"
     protocol = "SASL_SSL" if guard.user else "SSL"
     settings: dict[str, object] = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",  # the broker itself, on the plain listeners
+        "allow.everyone.if.no.acl.found": "true",
         "listeners": f"CLIENTS://{address},INNER://{inner},CONTROLLER://{controller}",
         "advertised.listeners": f"CLIENTS://{address},INNER://{inner}",
         "inter.broker.listener.name": "INNER",

@@ -16,8 +16,8 @@ from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, Ka
 from streams.connection import BrokerUnreachable, Connection, of
 from streams.connection import knock as require_listener
 
-__all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics", "compared", "ensure", "log_id",
-           "log_ids", "require_listener", "shapes"]  # fmt: skip
+__all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics", "admin_of", "compared", "ensure",
+           "log_id", "log_ids", "requests", "require_listener", "shapes"]  # fmt: skip
 
 DAY_MS = 86_400_000
 EVENT_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
@@ -89,7 +89,7 @@ def shapes(topics: Topics) -> dict[str, Shape]:
 def ensure(kafka: str | Connection, topics: Topics) -> list[Difference]:
     """Make what is missing and say in what existing topics differ; waits until every topic has its leaders."""
     wanted = shapes(topics)
-    with _admin(kafka) as admin:
+    with admin_of(kafka) as admin:
         missing = wanted.keys() - set(admin.list_topics())
         if missing:
             _create(admin, {name: wanted[name] for name in wanted if name in missing}, topics.replication)
@@ -104,7 +104,7 @@ def ensure(kafka: str | Connection, topics: Topics) -> list[Difference]:
 def compared(kafka: str | Connection, topics: Topics) -> tuple[list[str], list[Difference]]:
     """Topics that are not there, and in what the others differ; nothing is made."""
     wanted = shapes(topics)
-    with _admin(kafka) as admin:
+    with admin_of(kafka) as admin:
         there = set(admin.list_topics())
         existing = {name: shape for name, shape in wanted.items() if name in there}
         return [name for name in wanted if name not in there], _partitions(admin, existing) + _configs(admin, existing)
@@ -116,7 +116,7 @@ def log_ids(kafka: str | Connection, topics: Topics | Sequence[str]) -> dict[str
     A topic that was made anew, and an in-memory broker that was restarted, have another one.
     """
     names = list(shapes(topics)) if isinstance(topics, Topics) else list(topics)
-    with _admin(kafka) as admin:
+    with admin_of(kafka) as admin:
         cluster = admin.describe_cluster().get("cluster_id")
         described = {topic["name"]: topic for topic in admin.describe_topics(names)}
     ids = {}
@@ -129,7 +129,7 @@ def log_ids(kafka: str | Connection, topics: Topics | Sequence[str]) -> dict[str
 
 def compacted(kafka: str | Connection, names: Sequence[str]) -> frozenset[str]:
     """Those of the topics that lose records to compaction, as far as the broker tells."""
-    with _admin(kafka) as admin:
+    with admin_of(kafka) as admin:
         told = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names],
                                       config_filter=ConfigFilterType.ALL).get("topic", {})  # fmt: skip
     policies = {name: _value(told.get(name, {}).get("cleanup.policy")) or "" for name in names}
@@ -155,7 +155,8 @@ def log_id(cluster: str | None, topic: uuid.UUID | str | None) -> str:
 
 
 @contextlib.contextmanager
-def _admin(kafka: str | Connection) -> Iterator[Any]:
+def admin_of(kafka: str | Connection) -> Iterator[Any]:
+    """Kafka's own client for what is no record; raises BrokerUnreachable or NotLetIn."""
     require_listener(kafka)
     try:
         admin = KafkaAdminClient(client_id="nextclick", bootstrap_timeout_ms=5_000, **of(kafka).for_kafka_python())
@@ -167,13 +168,17 @@ def _admin(kafka: str | Connection) -> Iterator[Any]:
         admin.close()
 
 
-def _create(admin: Any, missing: dict[str, Shape], replication: int) -> None:
-    request = {
+def requests(missing: Mapping[str, Shape], replication: int) -> dict[str, dict[str, Any]]:
+    """Topics as the admin client is asked for them."""
+    return {
         name: {"num_partitions": shape.partitions, "replication_factor": replication, "configs": dict(shape.configs)}
         for name, shape in missing.items()
     }
+
+
+def _create(admin: Any, missing: dict[str, Shape], replication: int) -> None:
     try:
-        admin.create_topics(request, wait_for_metadata=True)
+        admin.create_topics(requests(missing, replication), wait_for_metadata=True)
     except errors.TopicAlreadyExistsError:  # another process was first
         admin.wait_for_topics(list(missing))
     except errors.KafkaError as error:

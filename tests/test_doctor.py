@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from kafka import KafkaProducer
+from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
-from deploy import broker, doctor
+from deploy import broker, doctor, rights
+from deploy import kafka as real_kafka
 from streams import topics
+from streams.connection import Connection
 from tests.test_cli import run
 
 NOW_MS = 1_760_000_000_000
@@ -83,3 +91,82 @@ def test_on_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
         producer.close()
         code, out, _ = run(capsys, *asked)
         assert (code, "FAULT   keys:" in out) == (1, True)
+
+
+# ---------------------------------------------------------------- rights, on a Kafka that has them
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory,
+            start_kafka: Callable[[Path, real_kafka.Guard], real_kafka.Kafka]) -> Iterator[Connection]:  # fmt: skip
+    """A Kafka that lets `ann` in and asks an authorizer what she may do."""
+    guard = real_kafka.Guard(user="ann", password="secret", mechanism="PLAIN")
+    with start_kafka(tmp_path_factory.mktemp("guarded"), guard) as kafka:
+        yield kafka.connection
+
+
+@contextlib.contextmanager
+def forbidden(kafka: Connection, kind: ResourceType, name: str, *operations: ACLOperation) -> Iterator[None]:
+    """While this holds, `ann` may do anything with a topic, a group or the cluster but these."""
+    on = ResourcePattern(kind, name)
+    rules = [ACL("User:ann", "*", ACLOperation.ALL, ACLPermissionType.ALLOW, on)]
+    rules += [ACL("User:ann", "*", one, ACLPermissionType.DENY, on) for one in operations]
+    with topics.admin_of(kafka) as admin:
+        mine = ACLFilter("User:ann", "*", ACLOperation.ANY, ACLPermissionType.ANY, on)
+        admin.create_acls(rules)
+        while len(admin.describe_acls(mine)[0]) < len(rules):  # the broker follows its controller
+            time.sleep(0.05)
+        yield
+        admin.delete_acls([mine])
+        while admin.describe_acls(mine)[0]:
+            time.sleep(0.05)
+
+
+def told_rights(kafka: Connection, names: topics.Topics, group: str = "g") -> list[tuple[str, str, str]]:
+    """Level, text and remedy of what may and may not be done."""
+    missing, _ = topics.compared(kafka, names)
+    return [(f.level, f.text, f.remedy) for f in rights.examine(kafka, names, missing, group)]
+
+
+@pytest.mark.kafka
+def test_rights_are_told_by_the_broker_and_nothing_is_made(guarded: Connection) -> None:
+    """Each right that is missing is a fault with the line that gives it; topics are not made, records not written."""
+    names = topics.Topics(predictions="p")
+
+    def there() -> set[str]:
+        with topics.admin_of(guarded) as admin:
+            return set(admin.list_topics())
+
+    ((level, text, _),) = told_rights(guarded, names)
+    assert (level, there()) == ("ok", set())
+    assert "and make clickstream.events," in text
+    cluster = forbidden(guarded, ResourceType.CLUSTER, "kafka-cluster", ACLOperation.CREATE)
+    with cluster, forbidden(guarded, ResourceType.TOPIC, "*", ACLOperation.CREATE):
+        faults = told_rights(guarded, names)
+        assert [level for level, _, _ in faults] == ["fault"] * 6
+        remedies = {text: remedy for _, text, remedy in faults}
+        assert "kafka-topics --bootstrap-server" in remedies["topic p may not be made by this user"]
+    assert (
+        "could not be made: Unable to replicate"
+        in told_rights(guarded, msgspec.structs.replace(names, replication=3))[0][1]
+    )
+    topics.ensure(guarded, names)
+    assert [level for level, _, _ in told_rights(guarded, names)] == ["ok"]
+    for topic, operation, said in (
+        ("clickstream.events", ACLOperation.READ, "READ on topic clickstream.events is not allowed"),
+        ("p", ACLOperation.WRITE, "WRITE on topic p is not allowed"),
+    ):
+        with forbidden(guarded, ResourceType.TOPIC, topic, operation):
+            ((level, text, remedy),) = told_rights(guarded, names)
+            assert (level, text) == ("fault", said)
+            assert f"--allow-principal User:ann --operation {operation.name.title()} --topic {topic}" in remedy
+
+
+def test_a_broker_that_tells_no_rights_is_not_asked_to_make_anything() -> None:
+    """The embedded one would make what it is only asked to check."""
+    with broker.embedded(port=0) as embedded:
+        kafka = Connection(embedded.address)
+        ((level, text, _),) = told_rights(kafka, topics.Topics())
+        assert (level, "does not tell" in text) == ("notice", True)
+        with topics.admin_of(kafka) as admin:
+            assert admin.list_topics() == []

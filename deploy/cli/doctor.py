@@ -19,7 +19,7 @@ def doctor(
 ) -> None:  # fmt: skip
     """Look at the brokers, the topics and their newest events; 1 is the code where something stands in the way.
 
-    Nothing is written, and no consumer group is joined: rights to write are not tried.
+    Nothing is written, nothing is made, and no consumer group is joined: what may be done is asked of the brokers.
 
     Example: nextclick doctor --kafka localhost:9092 --set topics.events=shop.clicks
     """
@@ -28,7 +28,7 @@ def doctor(
 
     encoder = settings.encoder() if importlib.util.find_spec("transformers") else None
     tokenizer = functools.partial(_tokenizer, encoder) if encoder is not None else None
-    found = looking.examine(settings.kafka, settings.topics(), tokenizer)
+    found = looking.examine(settings.kafka, settings.topics(), tokenizer, settings["group"])
     faults = sum(f.level == "fault" for f in found)
     plain = "\n".join(
         f"{f.level.upper() if f.level == 'fault' else f.level:<7} {f.check}: {f.text}"
