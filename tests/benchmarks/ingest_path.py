@@ -19,7 +19,7 @@ import faust
 
 from featurestore import lake, sessions, store
 from featurestore.events import Row, Session
-from streams import app, ingest, score, topics
+from streams import app, ingest, outcomes, score, topics
 
 
 class Silent(score.Scorer):
@@ -92,7 +92,7 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
         wiring,
         ingest_=taken,
         make_scorer=lambda may_emit: Silent(
-            ingest_=taken, model=Nothing(), outlet=outlet, horizon_ms=0, may_emit=may_emit
+            ingest_=taken, model=Nothing(), outlet=outlet, outcomes_=outcomes.Outcomes(horizon_ms=0), may_emit=may_emit
         ),
         outlet=outlet,
         beat=lambda: b"{}",
