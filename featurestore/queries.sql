@@ -67,9 +67,9 @@ AND (user_id, session_id) NOT IN (
 SELECT count(*) FROM events WHERE topic = ? AND "partition" = ? AND "offset" >= ? AND "offset" < ?
 
 -- name: flush_rows
-SELECT $columns FROM events
-WHERE topic = ? AND "partition" = ? AND "offset" >= ? AND "offset" < ?
-ORDER BY "offset", n
+SELECT $columns FROM events JOIN ranges USING (topic, "partition")
+WHERE "offset" >= first AND "offset" < next
+ORDER BY topic, "partition", "offset", n
 
 -- name: all_rows
 SELECT $columns FROM events

@@ -92,10 +92,9 @@ def write(segment: Segment, table: pa.Table, progress: LakeProgress | None, writ
     if progress is not None:
         said[b"nextclick.progress"] = msgspec.json.encode(progress)
     try:
-        with temporary.open("wb") as file:
-            pq.write_table(table.replace_schema_metadata(said), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
+        # by its path: through a file object of Python's each piece would wait for the interpreter's lock
+        pq.write_table(table.replace_schema_metadata(said), str(temporary), compression="zstd")
+        disk.sync(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UnreadableSegment(f"{path} could not be written ({error}): make room on that disk") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from featurestore.lake import SCHEMA, PartitionKey
 __all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion", "UnreadableStore"]
 
 _NAMES = ", ".join(f'"{name}"' for name, _ in COLUMNS)
+_RANGES = pa.schema([("topic", pa.string()), ("partition", pa.int32()), ("first", pa.int64()), ("next", pa.int64())])
 _SESSIONS = pa.schema([("user_id", pa.string()), ("session_id", pa.string())])
 
 
@@ -89,7 +90,7 @@ class Store:
             if known is not None and origin.offset < known.next:
                 raise OffsetsWentBack(f"{key[0]}-{key[1]}: offset {origin.offset}, stored up to {known.next}")
         with self._transaction():
-            self._insert(batch.rows)
+            self._insert(_table(batch.rows))
             self._upsert(batch.progress)
         self._progress.update(batch.progress)
 
@@ -107,7 +108,7 @@ class Store:
         """Replace what the store holds of a partition, as when the lake is ahead."""
         with self._transaction():
             self._drop(key)
-            self._insert(rows)
+            self._insert(rows if isinstance(rows, pa.Table) else _table(rows))
             self._upsert({key: progress})
         self._progress[key] = progress
 
@@ -136,10 +137,20 @@ class Store:
         """How many rows with offsets in [first, nxt) are in the file."""
         return int(self._con.execute(query("held"), [key.topic, key.partition, first, nxt]).fetchall()[0][0])
 
-    def flush_rows(self, key: PartitionKey, first: int, nxt: int) -> pa.Table:
-        """The rows with offsets in [first, nxt) in offset order, for the lake."""
-        found = self._con.sql(query("flush_rows"), params=[key.topic, key.partition, first, nxt]).to_arrow_table()
-        return found.cast(SCHEMA)
+    def flush_rows(self, ranges: Mapping[PartitionKey, tuple[int, int]]) -> dict[PartitionKey, pa.Table]:
+        """The rows with offsets in [first, next) of each partition, in offset order, for the lake."""
+        wanted = [(*key, first, end) for key, (first, end) in ranges.items()]
+        columns = [[one[i] for one in wanted] for i in range(len(_RANGES))]
+        with self._registered("ranges", pa.table(columns, schema=_RANGES)):
+            found = self._con.sql(query("flush_rows")).to_arrow_table().cast(SCHEMA)
+        tables, at = dict.fromkeys(ranges, found.slice(0, 0)), 0
+        counts = found.group_by(["topic", "partition"], use_threads=False).aggregate(
+            [([], "count_all")]
+        )  # in their order
+        for topic, partition, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            tables[PartitionKey(topic, partition)] = found.slice(at, count)
+            at += count
+        return tables
 
     def forget(self, users: Collection[str]) -> bool:
         """Rewrite the file without these users, all that were ever forgotten; whether it was not yet without them.
@@ -184,8 +195,7 @@ class Store:
         found = self._con.execute(query("progress")).fetchall()
         return {PartitionKey(record[0], record[1]): Progress(*record[2:]) for record in found}
 
-    def _insert(self, rows: list[Row] | pa.Table) -> None:
-        table = rows if isinstance(rows, pa.Table) else pa.table(to_columns(rows), schema=SCHEMA)
+    def _insert(self, table: pa.Table) -> None:
         if table.num_rows:
             with self._registered("batch_rows", table):
                 self._con.execute(query("insert_rows"))
@@ -245,3 +255,7 @@ def _pairs(sessions: Collection[tuple[str, str]]) -> pa.Table:
 
 def _wal(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    return pa.table(to_columns(rows), schema=SCHEMA)

@@ -229,7 +229,7 @@ def build(
     app.transport = bridge
     scorer = make_scorer(lambda: time.monotonic() - bridge.heard_s < SESSION_TIMEOUT_S)
     events = app.topic(*settings.events, value_serializer="raw", key_serializer="raw")
-    folded = app.channel(maxsize=4)  # a full channel holds ingest back: lag grows, memory does not
+    folded = app.channel(maxsize=0)  # numbers of batches; what holds ingest back is the room in its memory
     dog = watchdog.Watchdog(limit=STALLED_LOOKS)
 
     @app.agent(events, name="ingest")  # type: ignore[untyped-decorator]
@@ -245,6 +245,7 @@ def build(
         batch = await ingest_.fold(poll)
         if batch is not None:
             await folded.send(value=batch.seq)
+            await ingest_.room.wait()
 
     @app.agent(folded, name="score")  # type: ignore[untyped-decorator]
     async def score_agent(stream: Any) -> None:
@@ -252,15 +253,14 @@ def build(
             if event.value > scorer.scored_seq:  # else it was scored together with an earlier one
                 await tell()
 
-    @fail_stop
-    async def tell() -> None:
-        await scorer.score()
-        await ingest_.hold_back()
+    tell = fail_stop(scorer.score)
 
-    @app.timer(ingest.COMMIT_S)  # type: ignore[untyped-decorator]
+    @app.task  # type: ignore[untyped-decorator]
     @fail_stop
     async def commit(app: Any) -> None:
-        await ingest_.commit_if_due()
+        while True:
+            await ingest_.due()
+            await ingest_.group_commit()
 
     @app.timer(settings.flush_s)  # type: ignore[untyped-decorator]
     @fail_stop

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import structlog
 from faust.types import TP
 
@@ -21,8 +22,9 @@ from streams import codec, outcomes, stages, start, transport
 log = structlog.get_logger()
 
 COMMIT_S = 0.2
-FLUSH_ROWS = 50_000
-WAITING_ROWS = 20_000
+COMMIT_ROWS = 15_000  # a group commit comes early where so much is acknowledged
+FLUSH_ROWS = 100_000
+WAITING_ROWS = 60_000  # folding waits where so much waits for its commit: lag grows, memory does not
 BEHIND_BEATS = 10  # a log may end too early for a moment, while its leader changes
 KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
 KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
@@ -98,6 +100,11 @@ class Batch:
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
     dead: list[codec.DeadLetter] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """What it holds in memory, in rows and dead letters."""
+        return 1 + len(self.rows) + len(self.dead)
+
 
 def _behind(tp: TP, part: Part, end: int) -> LogBehindProgress:
     return LogBehindProgress(
@@ -129,13 +136,14 @@ class Ingest:
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.parts: dict[TP, Part] = {}
         self.waiting: deque[Batch] = deque()  # folded, not committed
+        self.room, self.full = asyncio.Event(), asyncio.Event()  # for more to be folded; a commit's worth acknowledged
+        self.room.set()
         self.acked_seq = self.seq = 0
         self.forgotten: frozenset[str] = frozenset()
         self.told_forgotten: Callable[[], frozenset[str]] = frozenset
         self.erased: dict[str, int] = {}  # user: the last batch that may have caused a prediction for them
         self.events = self.unkeyed = self.dead_letters = 0
         self.nothing = 0  # messages that hold no event
-        self.committed_s = time.monotonic()
         self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
         self.unflushed = 0  # rows committed since the last flush
         self.busy = stages.Busy()
@@ -172,6 +180,8 @@ class Ingest:
             if not batch.progress:
                 return None
             self.waiting.append(batch)
+            if sum(waiting.size for waiting in self.waiting) > WAITING_ROWS:
+                self.room.clear()
             return batch
 
     def _pass_over(self, tp: TP, part: Part, first: int) -> None:
@@ -260,6 +270,8 @@ class Ingest:
     def acknowledged(self, seq: int) -> None:
         """All that batches up to this one caused has been acknowledged by the broker."""
         self.acked_seq = max(self.acked_seq, seq)
+        if sum(batch.size for batch in self.waiting if batch.seq <= seq) > COMMIT_ROWS:
+            self.full.set()
 
     async def commit(self) -> None:
         """Write the acknowledged prefix: rows and next offsets in one transaction. Call it under `disk`."""
@@ -267,29 +279,32 @@ class Ingest:
         progress: dict[PartitionKey, store.Progress] = {}
         while self.waiting and self.waiting[0].seq <= self.acked_seq:
             batch = self.waiting.popleft()  # taken first: a cancelled await must not write it twice
-            ours = {part.key for tp, (part, _) in batch.progress.items() if self.parts.get(tp) is part}
-            progress |= {part.key: p for part, p in batch.progress.values() if part.key in ours}
-            rows += [r for r in batch.rows if (r.origin.topic, r.origin.partition) in ours]
-        self.committed_s = time.monotonic()
+            ours = {part.key: p for tp, (part, p) in batch.progress.items() if self.parts.get(tp) is part}
+            progress |= ours
+            if len(ours) == len(batch.progress):
+                rows += batch.rows
+            else:
+                rows += [r for r in batch.rows if (r.origin.topic, r.origin.partition) in ours]
+        self.full.clear()
         if progress:
             with self.busy("commit"):
                 await self.on_writer(self.store.commit, store.Batch(rows=rows, progress=progress))
             self.unflushed += len(rows)
+        if sum(batch.size for batch in self.waiting) <= WAITING_ROWS:
+            self.room.set()
 
-    async def commit_if_due(self) -> None:
-        """The group commit: every 200 ms; the lake gets its rows every 50,000 without waiting for its time."""
-        if time.monotonic() - self.committed_s >= COMMIT_S:
-            async with self.disk:
-                await self.commit()
-                if self.unflushed >= FLUSH_ROWS:
-                    await self._forget()
-                    await self._flush()
+    async def due(self) -> None:
+        """Wait for the next group commit: 200 ms, or a commit's worth of acknowledged rows."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.full.wait(), COMMIT_S)
 
-    async def hold_back(self) -> None:
-        """Wait for the disk where more than `WAITING_ROWS` wait for it in memory, and only there."""
-        if sum(len(batch.rows) for batch in self.waiting) > WAITING_ROWS:
-            async with self.disk:
-                await self.commit()
+    async def group_commit(self) -> None:
+        """Commit what is acknowledged; the lake gets its rows every 100,000 without waiting for its time."""
+        async with self.disk:
+            await self.commit()
+            if self.unflushed >= FLUSH_ROWS:
+                await self._forget()
+                await self._flush()
 
     async def flush(self) -> None:
         """Commit, then move what is committed to the lake and let the store forget what is old and flushed."""
@@ -301,8 +316,10 @@ class Ingest:
     async def _flush(self) -> None:
         self.unflushed = 0
         with self.busy("flush"):
-            for part in list(self.parts.values()):
-                await self.on_writer(self._flush_part, part, list(part.open.sessions()))
+            parts = list(self.parts.values())
+            rows = await self.on_writer(self._committed, parts)
+            for part in parts:
+                await self.on_writer(self._flush_part, part, rows, list(part.open.sessions()))
 
     async def _forget(self) -> None:
         """Before anything goes to the lake: who was forgotten since then leaves memory and file."""
@@ -321,17 +338,22 @@ class Ingest:
         await self.on_writer(self.store.forget, users)
         log.info("Forgotten users left the store.", users=len(fresh))
 
-    def _flush_part(self, part: Part, open_: list[Session]) -> None:
+    def _committed(self, parts: list[Part]) -> dict[PartitionKey, pa.Table]:
+        """What the store holds of these partitions and the lake does not: one reading is cheaper than one a part."""
+        progress = self.store.progress()
+        ranges = {part.key: (part.flushed, progress[part.key].next) for part in parts if part.key in progress}
+        return self.store.flush_rows(ranges)
+
+    def _flush_part(self, part: Part, rows: dict[PartitionKey, pa.Table], open_: list[Session]) -> None:
         progress = self.store.progress().get(part.key)
         if progress is None:
             return
-        self._to_lake(part, progress)
+        self._to_lake(part, rows[part.key], progress)
         before_ms = progress.watermark_ms - self.keep_ms
         keep = {(s.user_id, s.session_id) for s in open_ if s.first_ms < before_ms}  # the others have no row so old
         self.store.evict(part.key, before_ms, part.flushed, keep)
 
-    def _to_lake(self, part: Part, progress: store.Progress) -> None:
-        rows = self.store.flush_rows(part.key, part.flushed, progress.next)
+    def _to_lake(self, part: Part, rows: pa.Table, progress: store.Progress) -> None:
         self.lake.write(part.key, part.flushed, progress.next, rows, progress)
         part.flushed = max(part.flushed, progress.next)
         if part.raised_ms > progress.watermark_ms and part.read == progress.next:
@@ -382,7 +404,7 @@ class Ingest:
     def _release(self, part: Part, drop: bool) -> None:
         progress = self.store.progress().get(part.key)
         if progress is not None:
-            self._to_lake(part, progress)
+            self._to_lake(part, self._committed([part])[part.key], progress)
         if drop:
             self.store.drop(part.key)
         log.info("Partition released.", topic=part.key.topic, partition=part.key.partition,

@@ -40,15 +40,19 @@ class Worker:
 
     async def take(self, partition: int, ts_ms: list[int], user: str = "u") -> None:
         """Fold one event an instant, acknowledge and commit."""
-        start = self.ingest.parts[TP(TOPIC, partition)].read
-        events = [
-            {"event_id": f"{partition}-{offset}", "type": "view", "user_id": user, "item_id": "i", "ts": ts}
-            for offset, ts in enumerate(ts_ms, start)
-        ]
-        await self.send(partition, events, key=user, at_ms=ts_ms)
+        await self._committed(await self.fold(partition, ts_ms, user))
 
     async def send(self, partition: int, messages: list[dict[str, Any]], *, key: str, at_ms: list[int]) -> None:
         """Fold messages of one key that arrived then, acknowledge and commit."""
+        await self._committed(await self._fold(partition, messages, key=key, at_ms=at_ms))
+
+    async def _committed(self, batch: ingest.Batch) -> None:
+        self.ingest.acknowledged(batch.seq)
+        await self.ingest.group_commit()
+
+    async def _fold(
+        self, partition: int, messages: list[dict[str, Any]], *, key: str, at_ms: list[int]
+    ) -> ingest.Batch:
         part = self.ingest.parts[TP(TOPIC, partition)]
         start = part.read
         records = [
@@ -60,9 +64,16 @@ class Worker:
         part.end = max(part.end, start + len(records))
         batch = await self.ingest.fold({TP(TOPIC, partition): transport.Stretch(start=start, records=records)})
         assert batch is not None
-        self.ingest.acknowledged(batch.seq)
-        self.ingest.committed_s = 0.0
-        await self.ingest.commit_if_due()
+        return batch
+
+    async def fold(self, partition: int, ts_ms: list[int], user: str = "u") -> ingest.Batch:
+        """Fold one event an instant."""
+        start = self.ingest.parts[TP(TOPIC, partition)].read
+        events = [
+            {"event_id": f"{partition}-{offset}", "type": "view", "user_id": user, "item_id": "i", "ts": ts}
+            for offset, ts in enumerate(ts_ms, start)
+        ]
+        return await self._fold(partition, events, key=user, at_ms=ts_ms)
 
     def segments(self) -> list[str]:
         return sorted(path.name for path in self.lake.root.rglob("*.parquet"))
@@ -221,18 +232,37 @@ def test_events_are_folded_while_a_flush_waits_for_the_disk(worker: Worker, monk
     assert worker.segments() == ["0-2.parquet", "3-3.parquet"]
 
 
-def test_many_rows_that_wait_for_the_disk_hold_the_scorer_back(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was acknowledged and not committed lies in memory: beyond a number of rows it is committed at once."""
-    monkeypatch.setattr(ingest, "WAITING_ROWS", 4)
-    monkeypatch.setattr(ingest, "COMMIT_S", 1e9)
+def test_much_that_waits_for_its_commit_holds_the_fold_back(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded and not committed lies in memory: beyond a number of rows there is no room until a commit."""
+    monkeypatch.setattr(ingest, "WAITING_ROWS", 5)
 
     async def steps() -> None:
         await worker.adopt(0)
-        await worker.take(0, [1_000] * 4)
-        await worker.ingest.hold_back()
-        assert len(worker.ingest.waiting) == 1
-        await worker.take(0, [2_000])
-        await worker.ingest.hold_back()
-        assert not worker.ingest.waiting
+        first = await worker.fold(0, [1_000] * 4)
+        assert worker.ingest.room.is_set()
+        second = await worker.fold(0, [2_000])
+        assert not worker.ingest.room.is_set()
+        worker.ingest.acknowledged(first.seq)
+        await worker.ingest.group_commit()
+        assert worker.ingest.room.is_set()
+        assert list(worker.ingest.waiting) == [second]
+
+    asyncio.run(steps())
+
+
+def test_a_commits_worth_of_rows_is_not_kept_waiting(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group commit comes after its time, or as soon as enough is acknowledged."""
+    monkeypatch.setattr(ingest, "COMMIT_S", 1e9)
+    monkeypatch.setattr(ingest, "COMMIT_ROWS", 3)
+
+    async def steps() -> None:
+        await worker.adopt(0)
+        due = asyncio.create_task(worker.ingest.due())
+        for count in (1, 3):
+            batch = await worker.fold(0, [1_000] * count)
+            await asyncio.sleep(0)
+            assert not due.done()
+            worker.ingest.acknowledged(batch.seq)
+        await asyncio.wait_for(due, 60)
 
     asyncio.run(steps())

@@ -57,7 +57,9 @@ class House:
     def flush(self, flushed: int) -> None:
         """As a worker flushes what the store holds."""
         nxt = self.store.progress()[KEY].next
-        self.lake.write(KEY, flushed, nxt, self.store.flush_rows(KEY, flushed, nxt), self.store.progress()[KEY])
+        self.lake.write(
+            KEY, flushed, nxt, self.store.flush_rows({KEY: (flushed, nxt)})[KEY], self.store.progress()[KEY]
+        )
 
 
 @pytest.fixture

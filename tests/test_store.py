@@ -106,7 +106,7 @@ def test_adopt_replaces_one_partition(store: Store) -> None:
     store.commit(Batch([row(0), row(1, key=OTHER)], {KEY: progress(9), OTHER: progress(2)}))
     store.adopt(KEY, [row(3)], progress(4))
     assert (store.rows(KEY, 0), store.rows(OTHER, 0)) == ([row(3)], [row(1, key=OTHER)])
-    store.adopt(KEY, store.flush_rows(KEY, 0, 9), progress(5))
+    store.adopt(KEY, store.flush_rows({KEY: (0, 9)})[KEY], progress(5))
     assert (store.rows(KEY, 0), store.progress()[KEY]) == ([row(3)], progress(5))
 
 
@@ -121,10 +121,20 @@ def test_drop_leaves_other_partitions(store: Store) -> None:
 def test_flush_gives_a_range_in_order(store: Store) -> None:
     """A flush holds [first, next) in offset order with the lake's columns."""
     store.commit(Batch([row(0), row(1), row(2)], {KEY: progress(3)}))
-    table = store.flush_rows(KEY, 1, 3)
+    table = store.flush_rows({KEY: (1, 3)})[KEY]
     assert table.column_names == [name for name, _ in COLUMNS]
     assert table["offset"].to_pylist() == [1, 2]
-    assert store.flush_rows(KEY, 5, 9).num_rows == 0
+    assert store.flush_rows({KEY: (5, 9)})[KEY].num_rows == 0
+    assert store.flush_rows({}) == {}
+
+
+def test_flush_gives_each_partition_its_own(store: Store) -> None:
+    """Ranges of several partitions are read at once and come apart again, those without rows empty."""
+    none = PartitionKey(KEY.topic, 99)
+    store.commit(Batch([row(0, key=OTHER), row(0), row(1, key=OTHER), row(1)], {KEY: progress(2), OTHER: progress(2)}))
+    found = store.flush_rows({OTHER: (0, 2), KEY: (1, 2), none: (0, 9)})
+    assert {key: table["offset"].to_pylist() for key, table in found.items()} == {OTHER: [0, 1], KEY: [1], none: []}
+    assert found[OTHER]["partition"].to_pylist() == [OTHER.partition] * 2
 
 
 def test_sessions_view_applies_merges(store: Store) -> None:

@@ -108,7 +108,7 @@ class Soak:
             TP("t", p): transport.Stretch(start=records[0].offset, records=records) for p, records in poll.items()
         })  # fmt: skip
         await self.scorer.score()
-        await self.taken.commit_if_due()
+        await self.taken.group_commit()
 
     async def flush(self) -> None:
         """What a worker does every 5 s."""

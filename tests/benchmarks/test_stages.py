@@ -60,7 +60,7 @@ def apart(polls: list[list[Any]], folder: Path, timed: Timed) -> None:
         del table
     for nxt in range(0, COUNT + 1, 5 * POLL):
         if nxt:
-            read = timed("flush: read", lambda first=first, nxt=nxt: opened.flush_rows(key, first, nxt))
+            read = timed("flush: read", lambda first=first, nxt=nxt: opened.flush_rows({key: (first, nxt)})[key])
             said = lake.LakeProgress(next=nxt)
             timed("flush: write", lambda a=first, b=nxt, t=read, s=said: written.write(key, a, b, t, s))
             first = nxt
