@@ -234,10 +234,10 @@ def test_nothing_is_compiled_while_a_shopper_waits(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, followers, memory, neighbours, predictor, texts
+from trainer import blend, followers, memory, nearest, neighbours, network, predictor, texts
 
 def compiled():
-    parts = [p for m in (blend, followers, memory, neighbours) for p in vars(m).values() if hasattr(p, "py_func")]
+    parts = [p for m in (blend, followers, memory, nearest, neighbours) for p in vars(m).values() if hasattr(p, "py_func")]
     return sum(len(part.signatures) for part in parts)
 
 said = texts.Texts(None, Path({str(tmp_path)!r}), "w")
@@ -249,6 +249,9 @@ for n in range(60):
     live.learn([row])
     assert live.predict([Session("s", "u", 0, n, [row])], [n])[0].items or n < 7
 live.memory.make_room()
+net = network.Network(said.dim, [], network.NetworkSettings())
+live = predictor.Predictor(live.memory, said, trained=predictor.Trained(net, blend.Blend.flat()))
+assert live.predict([Session("s", "u", 0, n, [row])], [n])[0].items
 assert before and compiled() == before, (before, compiled())
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,7 @@ from trainer.texts import Texts, Vectors, row_text
 Ints = NDArray[np.int64]
 
 LENGTH = 20  # tokens of a session, repeats in a row collapsed
+RECENT = 8  # rows of a session whose texts say what it is about
 GAPS_MS = [1_000 * s for s in (15, 60, 300, 900, 1_800, 3_600, 21_600)]  # edges of how long ago a token was
 KINDS = {name: 1 + i for i, name in enumerate(TYPES)}
 
@@ -53,8 +54,16 @@ class Sequences:
     word: Ints  # [n, LENGTH] places in the vocabulary, 0: not in it
     kind: Ints  # [n, LENGTH] what was done
     gap: Ints  # [n, LENGTH] how long ago
+    recent: Ints  # [n, RECENT] rows of `table`, the newest first, 0 on the right
     own: list[dict[str, int]]
     table: Vectors  # [texts + 1, dim], row 0 is zeros
+
+    def leanings(self) -> Vectors:
+        """What each session's newest rows are about: their texts' vectors, weighted by how new each is [n, dim]."""
+        weights = np.where(self.recent > 0, 0.7 ** np.arange(RECENT), 0).astype(np.float32)
+        weights /= np.maximum(weights.sum(1, keepdims=True), np.float32(1e-9))
+        made: Vectors = (weights[:, None] @ self.table[self.recent])[:, 0]
+        return made
 
 
 class Network(torch.nn.Module):
@@ -129,17 +138,27 @@ class Network(torch.nn.Module):
         word = torch.tensor([self.words.get(name, 0) for name in names])
         return self.items(self.reduced(vectors), word).numpy()
 
+    @property
+    def factor(self) -> float:
+        """From cosine to logit."""
+        return self.scale.item()
+
+    @property
+    def copied(self) -> Vectors:
+        """By how much an item's logit is raised that the session touched so many tokens ago [LENGTH]."""
+        return self.copy.detach().numpy()
+
     def near(self, headings: Vectors, placed: Vectors) -> Vectors:
         """Scaled products of sessions [n, width] and items [m, width], read once for all sessions: [n, m]."""
         made: Vectors = headings @ placed.T if len(placed) else np.zeros((len(headings), 0), np.float32)
-        made *= self.scale.item()
+        made *= self.factor
         return made
 
     def logits(self, near: Vectors, own: Any, ago: list[int]) -> Vectors:
         """Of the items [m] for one session; `own`: columns of its own, touched so many tokens ago."""
         made = near.copy()
         if ago:
-            made[own] += self.copy.detach().numpy()[ago]
+            made[own] += self.copied[ago]
         return made
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
@@ -168,16 +187,18 @@ def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: 
     """Sessions at one instant each; their newest `LENGTH` tokens count."""
     shape, places = (len(sessions), LENGTH), {"": 0}
     text, word, kind, gap = (np.zeros(shape, np.int64) for _ in range(4))
-    own: list[dict[str, int]] = []
+    recent, own = np.zeros((len(sessions), RECENT), np.int64), list[dict[str, int]]()
     for i, (rows, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
         place, after = LENGTH, None
         mine: dict[str, int] = {}
-        for row in reversed(rows):
-            name = token(row)
+        for ago, row in enumerate(reversed(rows)):
+            name, at = token(row), places.setdefault(row_text(row), len(places))
+            if ago < RECENT:
+                recent[i, ago] = at
             if name == after:
                 continue
             place, after = place - 1, name
-            text[i, place] = places.setdefault(row_text(row), len(places))
+            text[i, place] = at
             word[i, place] = words.get(name, 0)
             kind[i, place] = KINDS[row.event.type]
             gap[i, place] = 1 + bisect.bisect_right(GAPS_MS, max(0, now_ms - row.event.ts_ms))
@@ -188,7 +209,7 @@ def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: 
         own.append(mine)
     vectors = texts.vectors(list(places)[1:])
     table = np.concatenate([np.zeros((1, texts.dim), np.float32), vectors])
-    return Sequences(text=text, word=word, kind=kind, gap=gap, own=own, table=table)
+    return Sequences(text=text, word=word, kind=kind, gap=gap, recent=recent, own=own, table=table)
 
 
 @dataclass(frozen=True, kw_only=True)

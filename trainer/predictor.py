@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, heads, memory, network, texts
+from trainer import blend, heads, memory, nearest, network, texts
 from trainer.neighbours import Ints
 
 ITEMS, CATEGORIES = 20, 10
@@ -22,7 +22,6 @@ COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
 TOGETHER = 64  # sessions whose products with the items are one
-RECENT = 8  # tokens of a session whose texts count
 
 
 class Interest(msgspec.Struct):
@@ -69,6 +68,7 @@ class Predictor:
         row, trial = Row(event, Origin("t", 0, 0, 0, 0), "s"), cls.cold(texts_)
         trial.learn([row])
         trial.predict([Session("s", "u", 0, 0, [row])], [0])
+        nearest.rehearse()
         trial.memory.make_room()
 
     def learn(self, rows: list[Row]) -> int:
@@ -103,12 +103,13 @@ class Predictor:
             return self.recall(sessions, at_ms)
         rows = [s.rows[-window.LENGTH :] for s in sessions]
         said, headings = self.headings(rows, at_ms)
+        about = said.leanings()
         self.warm()
         made = []
         for i, (session, now_ms) in enumerate(zip(sessions, at_ms, strict=True)):
             if i % TOGETHER == 0:
-                near = self.trained.network.near(headings[i : i + TOGETHER], self.items.placed)
-            found, case = self.weighed(rows[i], now_ms, near[i % TOGETHER], said.own[i])
+                near = self.near(headings[i : i + TOGETHER])
+            found, case = self._weighed(rows[i], now_ms, headings[i], near[i % TOGETHER], about[i], said.own[i])
             each, none, _ = self.trained.blend.probabilities(case)
             head = self.trained.purchase
             buys = head.probability(rows[i], now_ms) if head is not None else None
@@ -129,41 +130,47 @@ class Predictor:
         self, rows: list[Row], at_ms: int, heading: texts.Vectors, own: dict[str, int], also: Ints = memory.NONE
     ) -> tuple[Ints, blend.Case]:
         """A session as the blend sees it: its candidates as words of the memory (`also` among them), their features."""
-        assert self.trained is not None
         self.warm()
-        return self.weighed(rows, at_ms, self.trained.network.near(heading[None], self.items.placed)[0], own, also)
+        return self._weighed(rows, at_ms, heading, self.near(heading[None])[0], self.leaning(rows), own, also)
 
-    def weighed(
-        self, rows: list[Row], at_ms: int, near: texts.Vectors, own: dict[str, int], also: Ints = memory.NONE
-    ) -> tuple[Ints, blend.Case]:
-        """`case` where the network's products with the items are known, [items]."""
+    def near(self, headings: texts.Vectors) -> list[nearest.Near]:
+        """What the network proposes to each of some sessions, and what its scores of all items sum up to."""
         assert self.trained is not None
-        remembered, net = self.memory, self.trained.network
+        return nearest.find(headings, self.items.placed, self.trained.network.factor, PROPOSED + network.LENGTH)
+
+    def leaning(self, rows: list[Row]) -> texts.Vectors:
+        """What a session's newest rows are about, see `network.Sequences.leanings`."""
+        made: texts.Vectors = network.sequences([rows], [0], self.texts, {}).leanings()[0]
+        return made
+
+    def _weighed(
+        self, rows: list[Row], at_ms: int, heading: texts.Vectors, near: nearest.Near, about: texts.Vectors,
+        own: dict[str, int], also: Ints = memory.NONE,
+    ) -> tuple[Ints, blend.Case]:  # fmt: skip
+        assert self.trained is not None
+        remembered, net, placed = self.memory, self.trained.network, self.items.placed
         words = remembered.words
         known = [name for name in own if name in remembered.items]
-        mine: Any = self.items.columns([words[name] for name in known]) if known else []
-        logits = net.logits(near, mine, [own[name] for name in known])
+        mine = nearest.Own(
+            self.items.columns(np.array([words[name] for name in known], np.int32)),
+            net.copied[[own[name] for name in known]],
+        )
+        best, total = nearest.proposed(near, mine, heading, placed, net.factor, PROPOSED)
         new = remembered.arrivals.newest
-        arriving = new[_largest(logits[self.items.columns(new)], ARRIVING)] if len(new) else new
-        proposed = np.concatenate([self.items.words[_largest(logits, PROPOSED)], arriving, also])
-        found, evidence = remembered.evidence(rows, at_ms, proposed)
+        if len(new):
+            alike = nearest.products(self.items.columns(new), placed, heading, net.factor, mine)
+            new = new[_largest(alike, ARRIVING)]
+        found, evidence = remembered.evidence(rows, at_ms, np.concatenate([self.items.words[best], new, also]))
         columns = self.items.columns(found)
         shelves = remembered.category[found]
         candidates = blend.features(
             evidence,
             shelves == words.get(f"c:{memory.last_category(rows)}", -2),
-            self.items.vectors[columns] @ self.leaning(rows),
-            logits[columns] - log_sum(logits),
+            nearest.products(columns, self.items.vectors, about, 1.0),
+            nearest.products(columns, placed, heading, net.factor, mine) - np.float32(total),
         )
         own_features = blend.session_features(rows, at_ms)
         return found, blend.Case(candidates=candidates, session=own_features, shelves=shelves)
-
-    def leaning(self, rows: list[Row]) -> texts.Vectors:
-        """What a session's newest rows are about: their texts' vectors, weighted by how new each is."""
-        about = self.texts.vectors([texts.row_text(row) for row in rows[-RECENT:]])
-        weights = 0.7 ** np.arange(len(about))[::-1].astype(np.float32)
-        made: texts.Vectors = weights @ about / weights.sum()
-        return made
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
         found, scores = self.memory.score(session.rows, at_ms)
@@ -234,12 +241,5 @@ def _largest(values: Any, n: int) -> Any:
     return np.argpartition(values, -n)[-n:] if len(values) > n else np.arange(len(values))
 
 
-def log_sum(values: Any) -> float:
-    """The logarithm of the summed exponentials, 0 of nothing."""
-    top = values.max(initial=-np.inf)
-    return float(top + np.log(np.exp(values - top).sum())) if len(values) else 0.0
-
-
 def _ranked(values: Any, n: int) -> Any:
-    best = _largest(values, n)
-    return best[np.lexsort((best, -values[best]))]
+    return np.argsort(-values, kind="stable")[:n]

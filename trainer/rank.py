@@ -10,7 +10,7 @@ import numpy as np
 from featurestore import window
 from featurestore.events import Row
 from trainer import blend, memory, texts
-from trainer.predictor import STOP_SHARE, Predictor, log_sum
+from trainer.predictor import STOP_SHARE, Predictor
 
 Reason = Literal["model", "fallback", "popularity"]
 
@@ -123,7 +123,7 @@ def _learnt(
     if len(new):
         net = model.trained.network
         placed = net.placed(vectors[new], [asked[k].item_id or "" for k in new])
-        near = net.near(headings, placed)[0] - log_sum(net.near(headings, model.items.placed)[0])
+        near = net.near(headings, placed)[0] - model.near(headings)[0].total
         last = memory.last_category(rows)
         same = np.array([last is not None and asked[k].category == last for k in new])
         more = blend.features(np.zeros((len(new), len(memory.EVIDENCE))), same, match[new], near)
