@@ -237,7 +237,8 @@ from featurestore.events import Event, Origin, Row, Session
 from trainer import blend, followers, memory, nearest, neighbours, network, predictor, texts
 
 def compiled():
-    parts = [p for m in (blend, followers, memory, nearest, neighbours) for p in vars(m).values() if hasattr(p, "py_func")]
+    modules = (blend, followers, memory, nearest, neighbours)
+    parts = [p for m in modules for p in vars(m).values() if hasattr(p, "py_func")]
     return sum(len(part.signatures) for part in parts)
 
 said = texts.Texts(None, Path({str(tmp_path)!r}), "w")

@@ -46,6 +46,13 @@ def find(headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Ne
     return [Near(*of) for of in zip(columns.astype(np.int32), chosen, totals.tolist(), strict=True)]
 
 
+def rehearse() -> None:
+    """Have compiled what the others need."""
+    headings = np.eye(2, dtype=np.float32)
+    (near, _), own = find(headings, headings, 1.0, 1), Own(np.zeros(1, np.int32), np.zeros(1, np.float32))
+    proposed(near, own, headings[0], headings, 1.0, 1)
+
+
 def proposed(near: Near, own: Own, heading: Vectors, placed: Vectors, scale: float, best: int) -> tuple[Ints, float]:
     """The best columns once a session's own items are raised, and the log-sum-exp of all products with them."""
     chosen, total = _proposed(near.columns, near.products, *own, heading, placed, scale, best)
