@@ -74,10 +74,19 @@ def fill(kafka: str) -> Topic:
     return Topic(kafka, name, len(sent), sum(len(value) for _, value in sent) / len(sent))
 
 
-def measured(program: str, *arguments: Any) -> dict[str, Any]:
-    """Run one of this folder's programs; its last line is its result."""
-    command = [sys.executable, str(HERE / program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parents[1])
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    last = done.stdout.splitlines()[-1]
-    return dict(json.loads(last[last.index("{") :]))  # Faust's spinner writes before it
+def measured(*programs: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Run programs of this folder side by side, each with its arguments; the last line of each is its result."""
+    began = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / name), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=HERE.parents[1],
+        )
+        for name, *arguments in programs
+    ]  # fmt: skip
+    results = []
+    for running in began:
+        out, errors = running.communicate()
+        assert running.returncode == 0, out[-2000:] + errors[-4000:]
+        last = out.splitlines()[-1]
+        results.append(dict(json.loads(last[last.index("{") :])))  # Faust's spinner writes before it
+    return results

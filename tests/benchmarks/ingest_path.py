@@ -1,6 +1,7 @@
 """A worker whose scorer only acknowledges: the whole ingest path of the product, to be timed from a full topic.
 
-Arguments: kafka, topic, folder, events. Prints one JSON object and ends when all of them are in the lake.
+Arguments: kafka, topic, folder, and where it is one of several workers the group and how many partitions it gets: it
+begins when it has them. Prints one JSON object and ends when all that its partitions hold is in the lake.
 """
 
 from __future__ import annotations
@@ -58,19 +59,20 @@ def threads_s() -> dict[str, float]:
     return found
 
 
-def main(kafka: str, topic: str, folder: Path, events: int) -> None:
+def main(kafka: str, topic: str, folder: Path, group: str = "", share: str = "8") -> None:
     """Read them all and tell how long it took."""
+    worker = f"bench-{uuid.uuid4().hex[:8]}"
     names = topics.Topics(events=(topic,))
     taken = ingest.Ingest(
-        store_=store.Store(folder / "store" / "bench.duckdb"),
-        lake_=lake.Lake(folder / "shared", "bench"),
+        store_=store.Store(folder / "store" / f"{worker}.duckdb"),
+        lake_=lake.Lake(folder / "shared", worker),
         settings=sessions.SessionSettings(),
         log_ids=topics.log_ids(kafka, names),
         keep_ms=86_400_000,
     )
     wiring = app.AppSettings(
-        kafka=kafka, worker="bench", events=(topic,), predictions=names.predictions, dead_letters=names.dead_letters,
-        state=names.state, group=f"bench-{uuid.uuid4().hex[:8]}", data=folder / "store",
+        kafka=kafka, worker=worker, events=(topic,), predictions=names.predictions, dead_letters=names.dead_letters,
+        state=names.state, group=group or worker, data=folder / "store",
     )  # fmt: skip
     outlet = app.Outlet(wiring)
     begun: dict[str, Any] = {}
@@ -78,6 +80,8 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
     fold = taken.fold
 
     async def noted(poll: Any) -> Any:
+        while len(taken.parts) != int(share):
+            await asyncio.sleep(0.01)
         if not begun:
             begun.update(wall=time.monotonic(), cpu=time.process_time(), threads=threads_s())
         polls.append(sum(len(stretch.records) for stretch in poll.values()))
@@ -101,7 +105,8 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
 
     @built.timer(0.02)  # type: ignore[untyped-decorator]
     async def watch(app: Any) -> None:
-        if taken.events >= events:
+        parts = list(taken.parts.values())
+        if begun and len(parts) == int(share) and all(part.read >= part.end for part in parts):
             while taken.acked_seq < taken.seq:
                 await asyncio.sleep(0.01)
             await taken.flush()
@@ -109,7 +114,7 @@ def main(kafka: str, topic: str, folder: Path, events: int) -> None:
             threads = {k: round(s - begun["threads"].get(k, 0.0), 3) for k, s in threads_s().items()}
             rows = sum(part.open.stored for part in taken.parts.values())
             print(json.dumps({
-                "events": events, "seconds": wall, "cpu_s": cpu, "threads_s": threads, "stored": rows,
+                "events": taken.events, "seconds": wall, "cpu_s": cpu, "threads_s": threads, "stored": rows,
                 "duplicates": sum(part.open.duplicates for part in taken.parts.values()),
                 "rejected": sum(part.open.rejected for part in taken.parts.values()),
                 "busy_s": taken.busy.s, "events_a_poll": round(sum(polls) / len(polls)), "rss_mb": rss_mb(),
@@ -127,4 +132,4 @@ def rss_mb() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

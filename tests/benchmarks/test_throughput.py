@@ -17,9 +17,9 @@ def test_ingest_path_beside_a_stock_agent(full: Topic, tmp_path: Path) -> None:
     """Fetch, decode, validate, fold, dedupe, commit, lake; nothing lost on the way, and how fast it was."""
     ours, stock = [], []
     for n in range(TURNS):
-        ours.append(measured("ingest_path.py", full.kafka, full.name, tmp_path / f"ours{n}", full.events))
+        ours += measured(("ingest_path.py", full.kafka, full.name, tmp_path / f"ours{n}"))
         some = int(full.events * STOCK_SHARE)
-        stock.append(measured("stock_faust.py", full.kafka, full.name, tmp_path / f"stock{n}", some))
+        stock += measured(("stock_faust.py", full.kafka, full.name, tmp_path / f"stock{n}", some))
     for run in ours:
         assert run["stored"] + run["duplicates"] + run["rejected"] == full.events
     print(f"\n{full.events:,} events of {full.value_bytes:.0f} bytes, {TURNS} turns each, median [all]")
@@ -35,3 +35,17 @@ def test_ingest_path_beside_a_stock_agent(full: Topic, tmp_path: Path) -> None:
         print(f"  CPU µs an event by thread: {threads}; {run['events_a_poll']:,} events a poll, {run['rss_mb']} MB")
     fast, slow = rates.values()
     print(f"  ratio {fast / slow:.1f}")
+
+
+def test_two_workers_beside_one(full: Topic, tmp_path: Path) -> None:
+    """What an event costs one worker, and each of two that share the topic and one lake."""
+    print(f"\n{full.events:,} events, {TURNS} turns each, CPU µs an event by turn")
+    for workers in (1, 2):
+        cost = []
+        for n in range(TURNS):
+            shared = tmp_path / f"{workers}-{n}"
+            one = ("ingest_path.py", full.kafka, full.name, shared, shared.name, 8 // workers)
+            runs = measured(*[one] * workers)
+            assert sum(run["stored"] + run["duplicates"] + run["rejected"] for run in runs) == full.events
+            cost.append(sum(run["cpu_s"] for run in runs) / full.events * 1e6)
+        print(f"  {workers}: {statistics.median(cost):.1f} [{', '.join(f'{us:.1f}' for us in cost)}]")
