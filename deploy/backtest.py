@@ -8,7 +8,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from deploy import replay
 from deploy.settings import Settings, written
 from featurestore import lake, sessions, window
+from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
 from trainer import baselines, judge, network, registry, retrain, texts
@@ -34,8 +35,13 @@ OPEN = 20_000  # sessions that they remember
 FLOOR = 1e-4  # the probability of a category that was not named
 
 
-def run(settings: Settings, file: Path, cadences_ms: list[int | None]) -> dict[str, Any]:
-    """Train on the first half of the file's time, then walk the second half once for each cadence (None: never)."""
+def run(
+    settings: Settings, file: Path, cadences_ms: list[int | None], items: Sequence[Item] = ()
+) -> dict[str, Any]:  # fmt: skip
+    """Train on the first half of the file's time, then walk the second half once for each cadence (None: never).
+
+    `items` is the catalogue in the order in which it was told.
+    """
     torch.set_num_threads(1)  # as a training job has it
     rows = read(settings, file)
     labels = _labels(settings, rows)
@@ -43,7 +49,10 @@ def run(settings: Settings, file: Path, cadences_ms: list[int | None]) -> dict[s
     half_ms = (rows[0].event.ts_ms + rows[-1].event.ts_ms) // 2
     wanted = np.flatnonzero(labels.at_ms >= half_ms)
     wanted = wanted[np.linspace(0, len(wanted) - 1, min(TESTED, len(wanted))).astype(int)] if len(wanted) else wanted
-    arms = {"never" if c is None else written(c): walk(settings, rows, labels, wanted, half_ms, c) for c in cadences_ms}
+    arms = {
+        "never" if c is None else written(c): walk(settings, rows, labels, wanted, half_ms, c, items)
+        for c in cadences_ms
+    }
     return {"events": len(rows), "cuts": len(wanted), "arms": arms}
 
 
@@ -76,7 +85,13 @@ def _labels(settings: Settings, rows: list[Row]) -> window.Examples:
 
 
 def walk(
-    settings: Settings, rows: list[Row], labels: window.Examples, wanted: Any, half_ms: int, cadence_ms: int | None
+    settings: Settings,
+    rows: list[Row],
+    labels: window.Examples,
+    wanted: Any,
+    half_ms: int,
+    cadence_ms: int | None,
+    items: Sequence[Item] = (),
 ) -> dict[str, Any]:
     """One pass over the second half: predict each wanted cut, learn each row, retrain every cadence."""
     cpu, cut_at = time.process_time(), {int(labels.row[i]): int(i) for i in wanted}
@@ -91,17 +106,25 @@ def walk(
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
         model, champion = Predictor.cold(words), None
         since: dict[lake.PartitionKey, int] = {}
+        shelved = 0
         for place, row in enumerate(rows):
+            while shelved < len(items) and items[shelved].told_ms <= row.event.ts_ms:
+                model.stock([items[shelved]])
+                shelved += 1
             if row.event.ts_ms >= next_ms and row.origin.n == 0:  # a message is never split
                 the_lake.write_rows(KEY, rows[written_to].origin.offset, rows[written_to:place])
                 written_to = place
                 policy = msgspec.structs.replace(settings.window_policy(), since=since)
-                verdict = retrain.run(the_lake.cover(), champion, recipe, policy, row.event.ts_ms, texts=words, out=out)
+                verdict = retrain.run(
+                    the_lake.cover(), champion, recipe, policy, row.event.ts_ms, texts=words, out=out,
+                    told=items[:shelved],
+                )  # fmt: skip
                 refused += not verdict.accepted
                 if verdict.version is not None:
                     trained, champion = trained + 1, out.path(verdict.version)
                     model = Predictor.load(champion, words)
                     model.learn(rows[:place])  # what was not mature yet
+                    model.stock(items[:shelved])
                     since = {KEY: next(iter(verdict.data_offsets.values()))}
                 next_ms = row.event.ts_ms + cadence_ms if cadence_ms is not None else 2**62
             model.memory.take(row)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from deploy import settings as dials
+from deploy import stocking
 from featurestore import cover, lake, sessions
 from featurestore.events import Row, Session
 from streams import ranking, score
@@ -43,10 +44,10 @@ def answered(
     """The answer to a request; a text that names no known item is read as an item's text. Raises `Unrankable`."""
     if not 0 < len(said) <= ranking.LIMIT:
         raise Unrankable(f"{len(said):,} candidates; send 1 to {ranking.LIMIT:,}")
-    known = model.memory.items
+    known, gone = model.memory.items, model.memory.withdrawn
     candidates = [
         one if isinstance(one, ranks.Candidate)
-        else ranks.Candidate(item_id=one) if one in known else ranks.Candidate(text=one)
+        else ranks.Candidate(item_id=one) if one in known or one in gone else ranks.Candidate(text=one)
         for one in said
     ]  # fmt: skip
     if empty := [n for n, one in enumerate(candidates) if not one.said and not one.item_id]:
@@ -56,7 +57,10 @@ def answered(
     at_ms = trigger.event.ts_ms if trigger is not None else round(time.time() * 1000)
     made = ranks.rank(model, session.rows if session is not None else [], at_ms, candidates)
     told: dict[str, Any] = {"user_id": user_id, "session_id": session.session_id if session is not None else None}
-    return told | dict(msgspec.to_builtins(made))
+    told |= msgspec.to_builtins(made)
+    left = [one for one in told["ranked"] if one["item_id"] not in gone]
+    told["ranked"] = [one | {"rank": n} for n, one in enumerate(left, 1)]
+    return told | {"withdrawn": sorted({str(one.item_id) for one in candidates if one.item_id in gone})}
 
 
 def open_sessions(the_lake: lake.Lake, user_id: str, settings: sessions.SessionSettings) -> list[Session]:
@@ -87,4 +91,5 @@ def from_folder(
     model = predictor.Predictor.load(path, words) if path is not None else predictor.Predictor.cold(words)
     seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
     model.learn(the_lake.read(lambda found: found.rows(), seen))
+    model.stock(stocking.shared(settings.shared))
     return answered(model, user_id, open_sessions(the_lake, user_id, settings.sessions()), said)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from deploy import stocking
 from deploy.job import Job, Prepared
 from featurestore import lake, window
 from trainer import encoders, experiments, network, predictor, registry, retrain, staleness, texts, tuning
@@ -33,11 +34,12 @@ def _judged(job: Job) -> retrain.Verdict:
     encoded = str(Path(job.shared) / "encoders" / job.encoded) if job.encoded else None
     recipe = msgspec.structs.replace(_recipe(job), kind="tune" if job.kind == "tune" else "refresh", encoder=encoded)
     policy, words = _policy(job), _texts(job, champion)
+    items = stocking.shared(Path(job.shared))
 
     def run(cover: lake.Cover) -> retrain.Verdict:
         now_ms = int(time.time() * 1000)
         back = staleness.look_back(out, champion, now_ms, lambda path: _loaded(job, path, words))
-        return retrain.run(cover, champion, recipe, policy, now_ms, texts=words, out=out, look_back=back)
+        return retrain.run(cover, champion, recipe, policy, now_ms, texts=words, out=out, look_back=back, told=items)
 
     verdict = the_lake.read(run, forgotten=job.forgotten)  # a file may be rewritten without a forgotten user meanwhile
     for wrong in verdict.warnings:

@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import orjson
 import structlog
 import torch
 
-from deploy import ending, health, logs, ranking
+from deploy import ending, health, logs, ranking, stocking
 from deploy import settings as dials
 from featurestore import lake, store
+from featurestore.catalogue import Item
 from featurestore.events import Row, Session
-from streams import app, beats, control, ingest, outcomes, score, topics
+from streams import app, beats, catalogue, control, ingest, outcomes, score, topics
 from trainer import encoders, predictor, registry, texts
 
 log = structlog.get_logger()
@@ -38,6 +39,7 @@ class Models:
         self.current = predictor.Predictor.cold(texts_)
         self.refused: dict[str, object] = {}  # with what was known of it then
         self.swaps = 0
+        self.catalogue: Callable[[], list[Item]] = list  # what a version learns of items that nobody touched
 
     def warmed(self, version: str) -> predictor.Predictor:
         """A version, verified, loaded and brought up to what the lake knows."""
@@ -48,6 +50,7 @@ class Models:
         words.load()
         made = predictor.Predictor.load(path, words)
         made.learn(self.unseen(made))
+        made.stock(self.catalogue())
         made.warm()
         return made
 
@@ -183,7 +186,13 @@ def run(settings: dials.Settings) -> None:
         return scored.result(ranking.ANSWER_S)
 
     def beat() -> bytes:
-        return orjson.dumps(said(settings.worker, taken, held["scorer"], models))
+        told_ = said(settings.worker, taken, held["scorer"], models)
+        return orjson.dumps(told_ | {"catalogue": stock.status()})
+
+    items = catalogue.Catalogue(settings.kafka, names.items)
+    stock = stocking.Stock(items, settings.shared, log_ids[names.items])
+    models.catalogue = stock.told
+    items.start()
 
     gc.collect()
     gc.freeze()  # what was imported stays: else each full collection stops the worker for a tenth of a second
@@ -197,6 +206,17 @@ def run(settings: dials.Settings) -> None:
         told.rank = rank
         told.pulse(status, unready(app, taken, frozenset(names.events)), done)
 
+    @app.fail_stop
+    async def restock(_: Any) -> None:
+        """What the catalogue told since, into the model in use; the owner of the first partition speaks for all."""
+        scorer, loop = held["scorer"], asyncio.get_running_loop()
+        await stock.step(models.current, lambda work, *args: loop.run_in_executor(scorer.thread, work, *args))
+        if any(tp.partition == 0 and tp.topic == names.events[0] for tp in taken.parts):
+            await stock.keep(outlet)
+        else:
+            stock.forget_told()
+
+    built.timer(1.0)(restock)
     if settings["http"] is not None:  # 2 ms a second under full load
         built.timer(1.0)(pulse)
     runner = Process(built, override_logging=False, redirect_stdouts=False, quiet=True)
@@ -206,6 +226,7 @@ def run(settings: dials.Settings) -> None:
     finally:
         following.close()
         others.close()
+        items.close()
 
 
 async def entomb(taken: ingest.Ingest, outlet: app.Outlet) -> None:

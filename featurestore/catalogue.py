@@ -16,3 +16,6 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     currency: str | None = None
     available: bool = True
     told_ms: int = 0  # when it was told so; 0: before all events
+
+
+FILE = "items.jsonl"  # in the shared folder, as the workers know the catalogue: what a retrain and `rank` take

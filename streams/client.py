@@ -15,8 +15,9 @@ import orjson
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
+from featurestore.catalogue import Item
 from featurestore.events import Event
-from streams import codec, connection
+from streams import codec, connection, items
 from streams.codec import BadEvent, Prediction
 from streams.connection import Connection
 from streams.predictions import PredictionConsumer
@@ -26,6 +27,8 @@ __all__ = [
     "Connection",
     "Event",
     "EventProducer",
+    "Item",
+    "ItemProducer",
     "NotDelivered",
     "Prediction",
     "PredictionConsumer",
@@ -84,13 +87,16 @@ class EventProducer:
         or `NotDelivered`.
         """
         checked, value = _checked(event)
+        return self._queue(checked.event_id, checked.user_id, value)
+
+    def _queue(self, named: str, key: str, value: bytes | None) -> Any:
         try:
-            sent = self._producer.send(self.topic, key=checked.user_id.encode(), value=value)
+            sent = self._producer.send(self.topic, key=key.encode(), value=value)
         except KafkaTimeoutError as error:
             why = f"topic {self.topic} was not found within {METADATA_S:.0f} s: is it there, and the broker up?"
-            raise NotDelivered([checked.event_id], why) from error
+            raise NotDelivered([named], why) from error
         number = next(self._numbers)
-        self._waiting[number] = checked.event_id
+        self._waiting[number] = named
         sent.add_callback(lambda _: self._deliver(number))
         sent.add_errback(lambda error: self._refuse(number, error))
         return sent
@@ -144,6 +150,30 @@ class EventProducer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close(None if kind is None else ABANDONED_S)
+
+
+class ItemProducer(EventProducer):
+    """Sends the catalogue, keyed by item: each message takes the place of what was told of that item before.
+
+    Delivery, errors and options are `EventProducer`'s; `NotDelivered` names items.
+    """
+
+    def __init__(
+        self, kafka: str | Connection = "127.0.0.1:9092", topic: str = "clickstream.items", **options: Any
+    ) -> None:
+        super().__init__(kafka, topic, **options)
+
+    def send(self, item: Item | Mapping[str, Any]) -> Any:  # type: ignore[override]
+        """Queue one item; a mapping whose `withdrawn` is true withdraws it. Raises `BadEvent`."""
+        if not isinstance(item, Item) and item.get("withdrawn") is True:
+            return self.withdraw(str(item.get("item_id") or ""))
+        value = items.encode(item) if isinstance(item, Item) else orjson.dumps(dict(item))
+        return self._queue(name := items.told(value).item_id, name, value)
+
+    def withdraw(self, item_id: str) -> Any:
+        """Queue a tombstone: the item is proposed no more."""
+        items.decode(None, key=item_id.encode(), record_ms=0)  # raises where it is no id
+        return self._queue(item_id, item_id, None)
 
 
 def _producer(kafka: str | Connection, options: dict[str, Any]) -> tuple[Any, bool]:

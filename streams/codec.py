@@ -112,7 +112,7 @@ def plain(value: bytes | None) -> Event | None:
     if event.item_id is None and event.category is None and event.type in NEEDS_ITEM:
         return None
     if type(event.ts_ms) is not int:  # it was told as RFC 3339
-        ts_ms = _ms(event.ts_ms)
+        ts_ms = ms(event.ts_ms)
         if ts_ms < 0:
             return None
         msgspec.structs.force_setattr(event, "ts_ms", ts_ms)
@@ -246,7 +246,7 @@ def _own(value: bytes, payload: Any, n: int) -> Event | BadElement:
             raise BadEvent("schema", "an event is a JSON object with event_id, type, user_id and ts")
         return _with_properties(value) or _event(_open(value), None)
     except msgspec.ValidationError as error:
-        return BadElement(n, "schema", _explain(error)[:MESSAGE_CHARS])
+        return BadElement(n, "schema", explain(error)[:MESSAGE_CHARS])
     except BadEvent as bad:
         return BadElement(n, bad.reason, str(bad))
 
@@ -257,7 +257,7 @@ def _translated(draft: foreign.Draft, n: int) -> Event | BadElement:
     try:
         return _event(msgspec.convert(draft.fields, _Wire), _encode(rest).decode() if rest else None)
     except msgspec.ValidationError as error:
-        return BadElement(n, "schema", _explain(error)[:MESSAGE_CHARS])
+        return BadElement(n, "schema", explain(error)[:MESSAGE_CHARS])
     except BadEvent as bad:
         return BadElement(n, bad.reason, str(bad))
 
@@ -270,7 +270,7 @@ def _check_json(value: bytes) -> object:
         raise BadEvent("bad-json", f"not JSON: {error}") from error
 
 
-def _explain(error: msgspec.ValidationError) -> str:
+def explain(error: msgspec.ValidationError) -> str:
     """msgspec's message with the field first: "quantity: Expected `int | null`, got `str`"."""
     text, at, path = str(error).rpartition(" - at `$.")
     return f"{path.rstrip('`')}: {text}" if at else str(error)
@@ -280,7 +280,7 @@ def _event(wire: _Wire, properties: str | None) -> Event:
     item_id, category = wire.item_id or None, wire.category or None
     if item_id is None and category is None and wire.type in NEEDS_ITEM:
         raise BadEvent("schema", f"item_id: a {wire.type} needs item_id or category")
-    ts_ms = _ms(wire.ts)
+    ts_ms = ms(wire.ts)
     if ts_ms < 0:
         raise BadEvent("schema", "ts: lies before 1970")
     return Event(
@@ -291,7 +291,8 @@ def _event(wire: _Wire, properties: str | None) -> Event:
     )  # fmt: skip
 
 
-def _ms(ts: datetime.datetime | int) -> int:
+def ms(ts: datetime.datetime | int) -> int:
+    """An instant as a message tells it, in epoch milliseconds."""
     return ts if isinstance(ts, int) else (ts - _EPOCH) // _MS
 
 

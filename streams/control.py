@@ -168,7 +168,7 @@ class ControlWriter:
 
 
 class Follower:
-    """Reads a topic of one partition from its start in a thread, without a group, and follows it."""
+    """Reads a topic (of one partition) from its start in a thread, without a group, and follows it."""
 
     def __init__(self, kafka_: str | connection.Connection, topic: str) -> None:
         self.kafka, self.topic = connection.of(kafka_), topic
@@ -195,8 +195,16 @@ class Follower:
     def anew(self) -> None:
         """The topic was made anew, or the broker is another one: what follows is another log."""
 
+    def partitions(self, consumer: Any) -> list[Any]:
+        """Which are read."""
+        return [kafka.TopicPartition(self.topic, 0)]
+
+    def take_records(self, records: list[Any]) -> None:
+        """What the newest poll brought, in order by partition; perhaps nothing."""
+        self.take([record.value for record in records if record.value is not None])
+
     def take(self, values: list[bytes]) -> None:
-        """What the newest poll brought, in order; perhaps nothing."""
+        """The same as plain values, without tombstones."""
         raise NotImplementedError
 
     def _follow(self) -> None:
@@ -208,27 +216,29 @@ class Follower:
                 self._stop.wait(1)
 
     def _read(self) -> None:
-        part = kafka.TopicPartition(self.topic, 0)
         consumer = kafka.KafkaConsumer(
             enable_auto_commit=False, auto_offset_reset="none", metadata_max_age_ms=METADATA_MS,
             **self.kafka.for_kafka_python(),
         )  # fmt: skip
         try:
-            consumer.assign([part])
-            consumer.seek_to_beginning(part)
+            parts = self.partitions(consumer)
+            if not parts:  # the topic is gone, or not there yet
+                self._stop.wait(1)
+                return
+            consumer.assign(parts)
+            consumer.seek_to_beginning(*parts)
             self.begin()
-            while not self._stop.is_set():
-                records = consumer.poll(timeout_ms=250).get(part, [])
+            while not self._stop.is_set() and self.partitions(consumer) == parts:
+                polled = consumer.poll(timeout_ms=250)
                 if self._is_another(consumer._client.cluster):
                     log.error("A log was made anew and is read from its start; what the old one said no longer counts.",
                               topic=self.topic)  # fmt: skip
                     self.anew()
                     return
-                self.take([record.value for record in records if record.value is not None])
-                end = consumer.highwater(
-                    part
-                )  # None until a fetch was answered, by an empty log too: silence is no end
-                if end is not None and consumer.position(part) >= end:
+                self.take_records([record for part in parts for record in polled.get(part, ())])
+                # None until a fetch was answered, by an empty log too: silence is no end
+                ends = [(part, consumer.highwater(part)) for part in parts]
+                if all(end is not None and consumer.position(part) >= end for part, end in ends):
                     self._caught_up.set()
         finally:
             consumer.close()

@@ -23,7 +23,7 @@ class RankedItem(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     probability: float
     match: float | None = None
-    known: bool
+    known: bool  # to the model: from an event or from the catalogue
     rank: int
 
 
@@ -36,6 +36,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: Literal["model", "fallback", "popularity"]
     none_probability: float | None = None
     ranked: list[RankedItem]
+    withdrawn: list[str] = []  # candidates that the catalogue has taken back: they are not ranked
 
 
 class NotRanked(RuntimeError):

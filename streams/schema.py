@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from featurestore.events import NEEDS_ITEM
-from streams import codec, topics
+from streams import codec, items, topics
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parent.parent / "docs"
@@ -56,6 +56,16 @@ MEANING: dict[str, dict[str, str]] = {
         "because": "Which events of the session counted; only when asked for",
         "schema_version": "Within a version fields are only added",
     },
+    "item": {
+        "item_id": "The item; also the message's key",
+        "title": "The item's name",
+        "category": "Its category as a path, `Sports > Shoes`",
+        "brand": "Its brand",
+        "price": "The price of one",
+        "currency": "The price's currency, ISO 4217",
+        "available": "False: not proposed until it is told anew, as after a message without a value",
+        "ts": "Since when it is in the catalogue: RFC 3339 or epoch milliseconds; Kafka's timestamp where absent",
+    },
     "dead-letter": {
         "__connect.errors.topic": "Where the message stood",
         "__connect.errors.partition": "In which partition",
@@ -81,6 +91,13 @@ def event() -> Schema:
 
 
 _SAID: Schema = {"type": "string", "minLength": 1}
+
+
+def item() -> Schema:
+    """An item of the catalogue as one JSON object."""
+    made = _described(_of(items.Wire), "item")
+    made["title"], made["description"] = "Item", "What is on sale; unknown fields are passed over, never an error"
+    return made
 
 
 def prediction() -> Schema:
@@ -124,20 +141,26 @@ def _with(shape: Schema, description: str) -> Schema:
 
 def schemas() -> dict[str, Schema]:
     """Every schema by its name."""
-    return {"event": event(), "prediction": prediction(), "dead-letter": dead_letter()}
+    return {"event": event(), "item": item(), "prediction": prediction(), "dead-letter": dead_letter()}
 
 
 def asyncapi() -> Schema:
     """The topics with their messages and keys (AsyncAPI 3.0); `send` and `receive` are what nextclick does."""
     names, shapes = topics.Topics(), topics.shapes(topics.Topics())
-    key = {"type": "string", "description": "The user_id"}
     channels, operations, messages = {}, {}, {}
     for name, topic, action, summary in (
         ("events", names.events[0], "receive", "Events of a shop, keyed by their user"),
+        (
+            "items",
+            names.items,
+            "receive",
+            "The catalogue, keyed by item: compacted; without a value an item is withdrawn",
+        ),
         ("predictions", names.predictions, "send", "What each person is about to be interested in; upsert by user"),
         ("deadLetters", names.dead_letters, "send", "Messages that could not be taken, with the reason"),
     ):
-        messages[name] = _message(name, key)
+        key = "The item_id" if name == "items" else "The user_id"
+        messages[name] = _message(name, {"type": "string", "description": key})
         channels[name] = {
             "address": topic, "description": summary,
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
@@ -164,6 +187,8 @@ def _message(name: str, key: Schema) -> Schema:
     if name == "events":
         one = {"$ref": "./schemas/event.json"}
         return made | {"payload": {"oneOf": [one, {"type": "array", "items": one}]}}
+    if name == "items":
+        return made | {"payload": {"$ref": "./schemas/item.json"}}
     if name == "predictions":
         return made | {"payload": {"$ref": "./schemas/prediction.json"}}
     key = {"description": "The message's own key"}

@@ -12,7 +12,7 @@ import msgspec
 import orjson
 import pytest
 
-from streams import codec, schema
+from streams import codec, items, schema
 from tests.test_client import prediction
 
 DOCS = schema.FOLDER
@@ -74,6 +74,8 @@ def test_examples_fit(name: str) -> None:
         assert wrong(value, schema.schemas()[name], schema.schemas()[name]) is None
         if name == "event":
             assert len(codec.decode(line)) == 1
+        if name == "item":
+            assert items.told(line).item_id == value["item_id"]
         if name == "prediction":
             assert codec.decode_prediction(line).user_id == value["user_id"]
 
@@ -108,7 +110,7 @@ def test_what_is_written_fits() -> None:
 def test_nothing_breaks_those_who_know_the_published_version(name: str) -> None:
     """No field is removed, narrowed or renamed in its sense; adding is free. Else it is a new schema version."""
     published = json.loads((PUBLISHED / f"{name}.json").read_bytes())
-    assert list(schema.breaking(published, schema.schemas()[name], written=name == "event")) == []
+    assert list(schema.breaking(published, schema.schemas()[name], written=name in ("event", "item"))) == []
 
 
 def test_what_breaks_is_found() -> None:

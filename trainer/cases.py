@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from featurestore import lake, window
+from featurestore.catalogue import Item
 from featurestore.events import Row
 from trainer import blend, judge, memory
 from trainer.neighbours import Ints
@@ -23,12 +25,13 @@ def window_rows(made: window.Examples, rows: list[Row], i: int) -> list[Row]:
 
 
 def replay(
-    made: window.Examples, rows: list[Row], wanted: window.Ints, arms: dict[str, Predictor]
+    made: window.Examples, rows: list[Row], wanted: window.Ints, arms: dict[str, Predictor], told: Sequence[Item] = ()
 ) -> dict[str, dict[int, blend.Case]]:
     """Cases of the wanted cuts for each arm that is trained; all share one memory, which learns every row in between.
 
-    At a cut the memory has seen what came before it and the cut itself. Afterwards it has seen all that is mature, so
-    that the cuts beyond are new to it when they have become so: workers learn those rows by themselves.
+    At a cut the memory has seen what came before it and the cut itself, and of the catalogue (`told`, in order) what
+    had been told when the row arrived. Afterwards it has seen the catalogue and all rows that are mature, so that the
+    cuts beyond are new to it when they have become so: workers learn those rows by themselves.
     """
     past = next(iter(arms.values())).memory
     asked = {name: arm for name, arm in arms.items() if arm.trained is not None}
@@ -38,9 +41,15 @@ def replay(
     number = {i: n for n, i in enumerate(sessions)}
     cut_at = {int(made.row[i]): i for i in sessions}
     cases: dict[str, dict[int, blend.Case]] = {name: {} for name in asked}
+    shelved = 0
     mature = [r.origin.offset < made.begins[lake.PartitionKey(r.origin.topic, r.origin.partition)] for r in rows]
     for at in known_order(rows):
         row = rows[at]
+        known = shelved
+        while shelved < len(told) and told[shelved].told_ms <= row.origin.record_ms:
+            shelved += 1
+        if known < shelved:
+            past.stock(told[known:shelved])
         if mature[at] and row.origin.offset >= past.seen.get((row.origin.topic, row.origin.partition), 0):
             past.take(row)
         i = cut_at.get(at)
@@ -50,6 +59,7 @@ def replay(
             said, headings = heading[name]
             found, case = arm.case(sessions[i], int(made.at_ms[i]), headings[number[i]], said.own[number[i]])
             cases[name][i] = answered(past, found, case, sessions[i], rows, int(made.next_row[i]))
+    past.stock(told[shelved:])
     past.note([row for row, early in zip(rows, mature, strict=True) if early])
     return cases
 

@@ -39,7 +39,7 @@ class Ranked(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     probability: float  # calibrated where `reason` is `model`
     match: float | None  # cosine of its text with the session's newest texts, null without a session
-    known: bool  # whether anybody touched it before
+    known: bool  # whether anybody touched it before, or the catalogue tells of it
     rank: int
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from featurestore import database, window
+from featurestore.catalogue import Item
 from featurestore.events import Row
 from featurestore.lake import Cover
 from trainer import blend, heads, judge, knobs, memory, network, registry, tuning
@@ -73,11 +74,13 @@ def run(
     texts: Texts,
     out: registry.Registry,
     look_back: Callable[[window.Examples, list[Row], Cuts, Predictor], LookBack] | None = None,
+    told: Sequence[Item] = (),
 ) -> Verdict:
     """Train a candidate on the window, judge it on cuts that no model has seen, publish it where it passes.
 
     The first champion needs no gate; a refresh must not be worse, a tuned recipe must be better.
-    `now_ms` is told in the version's meta only: every decision is a function of data.
+    `now_ms` is told in the version's meta only: every decision is a function of data. `told` is the catalogue in the
+    order in which it was told, nothing of it later than the data.
     """
     wall, cpu = time.monotonic(), time.process_time()
     old = Predictor.load(champion, texts) if champion is not None else None
@@ -114,7 +117,7 @@ def run(
     net = network_of(made, rows, early, words, start, recipe.network)
     candidate = Predictor(past, words, trained=Trained(net, blend.Blend.flat()))
     arms = {"candidate": candidate, **({"champion": old} if old is not None else {})}
-    cases = replay(made, rows, np.concatenate([fit, held]), arms)
+    cases = replay(made, rows, np.concatenate([fit, held]), arms, told)
     mixed = old.trained.blend if old is not None and old.trained else None
     fitted = blend.fit([cases["candidate"][i] for i in fit], start=mixed)
     candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Texts:
         self.shards = shards.Shards(shared / "vectors" / self.digest, writer)
         self.known = shards.Held()
         self._fresh: dict[str, Vectors] = {}  # to be written
+        self._lock = threading.Lock()  # of it: the catalogue's texts are embedded beside those of events
         self._model: Any = None
         self._half = False  # compute in bfloat16
         self._refresh()
@@ -68,9 +70,10 @@ class Texts:
             made.update(zip(part, rows, strict=True))
             self.known.put(part, rows)
         if self.encoder is not None:
-            again = self.shards.old.intersection(made)
-            self.shards.old -= again
-            self._fresh.update((t, made[t]) for t in (*missing, *again))
+            with self._lock:
+                again = self.shards.old.intersection(made)
+                self.shards.old -= again
+                self._fresh.update((t, made[t]) for t in (*missing, *again))
             if len(self._fresh) >= SHARD_TEXTS:
                 self.save()
         return np.stack([made[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
@@ -111,7 +114,8 @@ class Texts:
 
     def save(self) -> None:
         """Write what was embedded since the last call as a shard of this writer, with old texts that were asked for."""
-        fresh, self._fresh = self._fresh, {}
+        with self._lock:
+            fresh, self._fresh = self._fresh, {}
         if fresh:
             self.shards.write(fresh)
 

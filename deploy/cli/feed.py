@@ -83,6 +83,8 @@ def simulate(
 def backtest(
     file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file of one event a line.")],
     cadence: Annotated[str, typer.Option("--cadence", help="One or several, like 7d,never; event time.")] = "7d,never",
+    items: Annotated[Path | None, typer.Option("--items", help="The catalogue: JSON lines or CSV, as `send --items` "
+                                               "takes it; `ts` tells since when.")] = None,
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
     """The same predictor and the same retrains on the event clock, beside simple baselines.
@@ -93,8 +95,10 @@ def backtest(
 
     settings = options.settings_of(None, None, None, config, assigned)
     playing.opened(file)
+    from deploy import stocking
     from deploy.backtest import run, told
 
+    stock = stocking.read(items) if items is not None else []
     every = [None if c == "never" else options.milliseconds(c, "--cadence") for c in cadence.split(",")]
-    result = run(settings, file, every)
+    result = run(settings, file, every, stock)
     options.show(result, json, told(result))

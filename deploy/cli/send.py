@@ -18,26 +18,34 @@ NAMED = 100  # refused lines and undelivered events that the summary lists
 
 def send(
     file: Annotated[Path, typer.Argument(help="One event a line, packed or not; - is stdin.")] = Path("-"),
+    items: Annotated[bool, typer.Option("--items", help="The lines are items of the catalogue: JSON, or CSV with a "
+                                        'header; {"item_id": …, "withdrawn": true} takes one back.')] = False,
     kafka: options.Kafka = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Send events, keyed by their user; 1 is the code where a line was refused or the broker did not take one.
 
+    With --items the catalogue, keyed by item: what it names is proposed before its first click.
+
     Example: tail -f events.jsonl | nextclick send --kafka localhost:9092
+
+    Example: nextclick send catalogue.csv --items --kafka localhost:9092
     """
     settings = options.settings_of(kafka, None, None, config, assigned)
-    from deploy import replay
+    from deploy import replay, stocking
     from streams import client, topics
 
-    topic = settings["topics.events"][0]
+    topic = settings["topics.items"] if items else settings["topics.events"][0]
     topics.log_ids(settings.kafka, [topic])
     refused: list[dict[str, Any]] = []
     missing: list[str] = []
     count = bad = 0
     started = time.monotonic()
-    producer = client.EventProducer(settings.kafka, topic)
+    made = client.ItemProducer if items else client.EventProducer
+    producer = made(settings.kafka, topic)
+    source = stocking.lines(file) if items else replay.raw_lines(file, "give one JSON object a line")
     try:
-        for number, raw in _told(replay.raw_lines(file, "give one JSON object a line")):
+        for number, raw in _told(source):
             count += 1
             try:
                 producer.send(event_of(raw))
@@ -73,7 +81,7 @@ def event_of(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise BadEvent("bad-json", f"not JSON ({error}): write one event a line as a JSON object") from error
     if not isinstance(fields, dict):
-        raise BadEvent("schema", "an event is a JSON object with event_id, type, user_id and ts: one on each line")
+        raise BadEvent("schema", "a line is one JSON object: an event, or with --items an item")
     return fields
 
 
