@@ -7,7 +7,9 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -16,6 +18,7 @@ from structlog.typing import EventDict, Processor
 SECRET = re.compile(r"passw|secret|token(?!s)|credential|api_?key|authorization|sasl_jaas", re.IGNORECASE)
 IN_TEXT = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|((?:password|secret|token)\s*[=:]\s*)[^\s,;]+", re.IGNORECASE)
 
+OURS = frozenset({"featurestore", "trainer", "streams", "deploy", "__main__"})
 EVERY_S = 60.0
 KIND = 80  # characters of a text that tell its kind
 
@@ -41,6 +44,7 @@ def configure(form: str = "text", stream: TextIO | None = None) -> None:
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler = logging.StreamHandler(out)
     handler.addFilter(Seldom())
+    handler.addFilter(brief)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[drop, *render]))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
@@ -64,6 +68,25 @@ class Seldom(logging.Filter):
         if again and more:
             record.msg = f"{record.msg} ({more} more like it before)"
         return again
+
+
+def brief(record: logging.LogRecord) -> bool:
+    """A library's own error becomes one line; a traceback is for what went through our code. Lets everything pass.
+
+    A connection that closes under a library is nothing that a traceback explains.
+    """
+    if not record.exc_info or record.exc_info[1] is None or _ours(record.exc_info[2]):
+        return True
+    error = record.exc_info[1]
+    record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {error})", ()
+    record.exc_info = record.exc_text = None
+    return True
+
+
+def _ours(trace: TracebackType | None) -> bool:
+    """Whether an error came through one of the product's packages."""
+    frames = (frame for frame, _ in traceback.walk_tb(trace))
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] in OURS for frame in frames)
 
 
 def masked(logger: Any, method: str, said: EventDict) -> EventDict:

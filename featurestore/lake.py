@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, unquote
@@ -88,8 +88,8 @@ class _Part(NamedTuple):
 class Lake:
     """The lake below one shared folder, as one writer sees it; every method may run beside other writers and readers.
 
-    `compact`, `expire` and `forget` are one keeper's at a time: a file that one of them rewrites while another expires
-    it would come back, with a gap behind it.
+    `compact`, `expire` and `forget` are one keeper's at a time, else they do nothing: a file that one of them rewrites
+    while another expires it would come back, with a gap behind it.
     """
 
     def __init__(self, root: Path, writer: str) -> None:
@@ -211,10 +211,22 @@ class Lake:
         merged.
         """
         merged = 0
-        for key in self.keys():
-            with contextlib.suppress(FileNotFoundError, duckdb.IOException):  # another one removed a file: next time
-                merged += self._compact(key, older_than_ms, now_ms, span_ms)
+        with self._keeping() as mine:
+            for key in self.keys() if mine else ():
+                with contextlib.suppress(FileNotFoundError, duckdb.IOException):  # a file went meanwhile: next time
+                    merged += self._compact(key, older_than_ms, now_ms, span_ms)
         return merged
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[bool]:
+        """Whether this is the only keeper."""
+        if not self.root.is_dir():
+            yield True  # there is nothing to keep
+            return
+        with disk.alone(self.root / ".keeper.lock") as mine:
+            if not mine:
+                _log.warning("Another process keeps the lake just now; this one leaves it alone.", path=str(self.root))
+            yield mine
 
     def _compact(self, key: PartitionKey, older_than_ms: int, now_ms: int, span_ms: int | None) -> int:
         self._clean(key, older_than_ms, now_ms)
@@ -230,6 +242,10 @@ class Lake:
 
     def expire(self, keep_ms: int) -> int:
         """Removes leading segments whose newest event lies further behind the watermark than `keep_ms`."""
+        with self._keeping() as mine:
+            return self._expired(keep_ms) if mine else 0
+
+    def _expired(self, keep_ms: int) -> int:
         cover = self.cover()
         newest = max((p.mature_ms for p in cover.progress.values()), default=0)
         removed = 0
@@ -257,6 +273,13 @@ class Lake:
         names = frozenset(users)
         if not names:
             return 0
+        with self._keeping() as mine:
+            if mine:
+                return self._forget(names)
+            self._erased = frozenset(), 0  # again, soon
+            return 0
+
+    def _forget(self, names: frozenset[str]) -> int:
         rewritten, checked = 0, {}
         for key in self.keys():
             for segment in segments.listed(self._path(key), key):

@@ -30,6 +30,8 @@ METADATA_MS = 30_000  # how soon a partition that was added is found
 LOGS_S = 30.0  # how often it is asked whether the topics are still the same
 FETCH_BYTES = 256 * 1024  # of a partition at once: bounds a poll, and with it what waits for the scorer in memory
 MAX_REQUEST = 2**31 - 1  # the topics' own limits hold
+STARTED_S = 30.0  # how long a broker is waited for that is away when something is to be sent first
+PAUSE_S = 1.0
 KEPT_MS = 7 * topics.DAY_MS  # a dead letter older than this would soon be older than its topic keeps
 
 
@@ -54,6 +56,7 @@ class Outlet:
         self.settings = settings
         self.producers: dict[str | None, Any] = {}  # by compression
         self.starting = asyncio.Lock()
+        self.beating: asyncio.Future[Any] | None = None  # the newest beat, until the broker has it
 
     async def _started(self, compression: str | None = None) -> Any:
         async with self.starting:  # made on the running loop, at the first send
@@ -62,7 +65,7 @@ class Outlet:
                     **connection.of(self.settings.kafka).for_aiokafka(), linger_ms=0, acks="all",
                     compression_type=compression, max_request_size=MAX_REQUEST,
                 )  # fmt: skip
-                await producer.start()
+                await _begun(producer)
                 self.producers[compression] = producer
         return self.producers[compression]
 
@@ -106,7 +109,35 @@ class Outlet:
             await (await self._dead_letter(dead.key, b"", headers, None))
 
     async def beat(self, value: bytes) -> None:
-        await (await self._started()).send_and_wait(self.settings.state, value, key=self.settings.worker.encode())
+        """Send one unless the last is still on its way; one that is lost is said: the next one says more."""
+        if self.beating is not None and not self.beating.done():
+            return
+        try:
+            producer = await self._started()
+            self.beating = await producer.send(self.settings.state, value, key=self.settings.worker.encode())
+            self.beating.add_done_callback(_missed)
+        except aiokafka.errors.KafkaError as error:
+            log.warning("A beat was not sent; another one follows.", why=f"{type(error).__name__}: {error}")
+
+
+def _missed(beat: asyncio.Future[Any]) -> None:
+    if not beat.cancelled() and (error := beat.exception()) is not None:
+        log.warning("A beat did not arrive; another one follows.", why=f"{type(error).__name__}: {error}")
+
+
+async def _begun(producer: Any) -> None:
+    """Start a producer; a broker that is away is waited for, for as long as an event may take to be delivered."""
+    deadline = time.monotonic() + STARTED_S
+    while True:
+        try:
+            await producer.start()
+            return
+        except aiokafka.errors.KafkaConnectionError as error:
+            if time.monotonic() >= deadline:
+                await producer.stop()
+                raise
+            log.warning("No broker answers; trying again.", why=str(error))
+            await asyncio.sleep(PAUSE_S)
 
 
 class LogMadeAnew(RuntimeError):

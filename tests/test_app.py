@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from typing import Any
 
+import aiokafka
 import pytest
 
 from streams import app, connection, topics
 
+SETTINGS = app.AppSettings(
+    kafka="host:9092", worker="w", events=("events",), predictions="p", dead_letters="d", state="s"
+)
 STEP = """
 import asyncio
 from streams import app, ingest
@@ -39,9 +45,6 @@ def test_step_that_raises_ends_the_process_with_a_code_and_its_reason(error: str
 
 async def test_broker_that_hangs_up_on_its_way_down_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a topic is still the same is not known just then; another log's id is fail-stop."""
-    settings = app.AppSettings(
-        kafka="host:9092", worker="w", events=("events",), predictions="p", dead_letters="d", state="s"
-    )
     why: list[Exception] = [connection.NotLetIn("hangs up"), connection.BrokerUnreachable("host:9092", "refused")]
 
     def log_ids(*_: object) -> dict[str, str]:
@@ -50,7 +53,65 @@ async def test_broker_that_hangs_up_on_its_way_down_stops_nobody(monkeypatch: py
         return {"events": "another"}
 
     monkeypatch.setattr(topics, "log_ids", log_ids)
-    assert not await app.same_logs(settings, {"events": "log"})
-    assert not await app.same_logs(settings, {"events": "log"})
+    assert not await app.same_logs(SETTINGS, {"events": "log"})
+    assert not await app.same_logs(SETTINGS, {"events": "log"})
     with pytest.raises(app.LogMadeAnew):
-        await app.same_logs(settings, {"events": "log"})
+        await app.same_logs(SETTINGS, {"events": "log"})
+
+
+class Producer:
+    """Starts at the third attempt; what is sent waits until the test says what became of it."""
+
+    def __init__(self, **_: Any) -> None:
+        self.attempts = 0
+        self.sent: list[asyncio.Future[None]] = []
+
+    async def start(self) -> None:
+        """As where the broker comes up late."""
+        self.attempts += 1
+        if self.attempts < 3:
+            raise aiokafka.errors.KafkaConnectionError("Unable to bootstrap from host:9092")
+
+    async def send(self, topic: str, value: bytes, key: bytes) -> asyncio.Future[None]:
+        """On its way."""
+        self.sent.append(asyncio.get_running_loop().create_future())
+        return self.sent[-1]
+
+
+async def test_broker_that_is_away_ends_no_idle_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer waits for it; a beat that never arrives is passed over, and none is piled upon one on its way."""
+    made = Producer()
+    monkeypatch.setattr(aiokafka, "AIOKafkaProducer", lambda **_: made)
+    monkeypatch.setattr(app, "PAUSE_S", 0)
+    outlet = app.Outlet(SETTINGS)
+    await outlet.beat(b"1")
+    await outlet.beat(b"2")
+    assert (made.attempts, len(made.sent)) == (3, 1)
+    made.sent[0].set_exception(aiokafka.errors.KafkaTimeoutError())
+    await asyncio.sleep(0)
+    await outlet.beat(b"3")
+    assert len(made.sent) == 2
+
+
+async def test_producer_gives_a_broker_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a beat is passed over and a prediction ends the worker: the supervisor tries again later."""
+    stopped: list[int] = []
+
+    class Never(Producer):
+        """Finds no broker."""
+
+        async def start(self) -> None:
+            """At any time."""
+            raise aiokafka.errors.KafkaConnectionError("Unable to bootstrap from host:9092")
+
+        async def stop(self) -> None:
+            """What was opened is closed."""
+            stopped.append(1)
+
+    monkeypatch.setattr(aiokafka, "AIOKafkaProducer", Never)
+    monkeypatch.setattr(app, "STARTED_S", 0)
+    outlet = app.Outlet(SETTINGS)
+    await outlet.beat(b"1")
+    with pytest.raises(aiokafka.errors.KafkaConnectionError):
+        await outlet.prediction(b"u", b"{}")
+    assert stopped == [1, 1]

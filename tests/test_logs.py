@@ -6,7 +6,8 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -84,3 +85,26 @@ def test_json_is_one_object_a_line() -> None:
     assert (lines[0]["n"], lines[0]["tokens"], lines[0]["of"]) == (7, 5, {"api_key": "***"})
     assert lines[2]["exception"].endswith("ValueError: password=***")
     assert "hunter2" not in said
+
+
+def said_by_a_library(step: Callable[[], object]) -> list[str]:
+    """The lines of a library that catches what a step raises; as it sees it, without the frames of this test."""
+    out = io.StringIO()
+    logs.configure("text", out)
+    try:
+        step()
+    except Exception as error:
+        trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        logging.getLogger("kafka.net").error("Error receiving", exc_info=(type(error), error, trace))
+    return out.getvalue().splitlines()
+
+
+def test_error_of_a_library_is_one_line_and_ours_keeps_its_traceback() -> None:
+    """A connection that closes under a library says so; what went through our code says where."""
+    library: dict[str, Any] = {"__name__": "kafka.net"}
+    exec("def receive():\n    raise OSError('closed by the other side')", library)
+    (line,) = said_by_a_library(library["receive"])
+    assert "Error receiving (OSError: closed by the other side)" in line
+    lines = said_by_a_library(lambda: logs.masked(None, "", cast(Any, None)))
+    assert "Traceback (most recent call last):" in lines[1]
+    assert lines[-1].startswith("AttributeError")

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from featurestore import events, lake, verify
+from featurestore import events, lake, segments, verify
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import Lake, LakeProgress, PartitionKey
 from trainer import registry
@@ -152,3 +153,25 @@ def test_version_read_beside_pruning(tmp_path: Path, pool: ThreadPoolExecutor) -
     assert found["whole"] > 0
     assert out.verify(pinned)
     assert len(out.names()) == 3
+
+
+def test_second_keeper_leaves_the_lake_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them writes anew while the other would expire it does not come back; it goes the next time."""
+    key, now_ms = KEYS[0], int(time.time() * 1000) + 60_000
+    mine, other = Lake(tmp_path, "leader"), Lake(tmp_path, "zombie")
+    for first in (0, 10, 20, 30):
+        said = LakeProgress(next=first + 10, watermark_ms=100_000)
+        segment = segments.place(mine._folder(key), key, first, first + 9)
+        segments.write(segment, table(key, first, first + 10), said, "w")
+    write = segments.write
+
+    def late(*args: Any) -> None:
+        assert other.expire(10_000) == 0
+        assert other.forget(["u1"]) == 0
+        write(*args)
+
+    monkeypatch.setattr(segments, "write", late)
+    assert mine.compact(0, now_ms, 15_000) == 4
+    monkeypatch.undo()
+    assert other.expire(10_000) > 0
+    assert other.forget(["u1"]) > 0

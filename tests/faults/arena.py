@@ -15,12 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import outside
 import source
 
 ROOT = Path(__file__).parents[2]
 BACK_MS = 4_000  # how far some event times lie behind their sending: less than the lateness, so nothing is late
 FLUSH_S = 5.0
+SLOWEST = 1_000  # events a second that are caught up with at least, where many wait
 
 
 class Arena:
@@ -28,13 +30,15 @@ class Arena:
 
     def __init__(
         self, address: str, folder: Path, *, rate: float = 300, gap_ms: int = 3_000, lateness_ms: int = 6_000,
-        seed: int = 7, **settings: str,
+        seed: int = 7, burst: int = 1, **settings: str,
     ) -> None:  # fmt: skip
-        self.address, self.folder, self.gap_ms = address, folder, gap_ms
+        self.address, self.folder, self.gap_ms, self.lateness_ms = address, folder, gap_ms, lateness_ms
         self.tag = uuid.uuid4().hex[:8]
         self.events, self.predictions = f"events-{self.tag}", f"predictions-{self.tag}"
-        users = int(1.1 * rate * gap_ms / 1000)  # sessions open, end and are bridged all the time
-        self.source = source.Source(address, self.events, rate=rate, users=users, back_ms=BACK_MS, seed=seed)
+        users = int(1.1 * rate / burst * gap_ms / 1000)  # sessions open, end and are bridged all the time
+        self.source = source.Source(
+            address, self.events, rate=rate, users=users, back_ms=BACK_MS, seed=seed, burst=burst
+        )
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.begun: dict[str, int] = {}  # where the log of a running process begins
         topics = {t: f"{t}-{self.tag}" for t in ("events", "items", "dead_letters", "predictions", "control", "state")}
@@ -136,7 +140,8 @@ class Arena:
             tend()
             return self.reached() >= end
 
-        wait_for(complete, 180, lambda: f"{self.reached()} of {end}: {self.tail()}")
+        behind = end - self.reached()
+        wait_for(complete, 180 + behind / SLOWEST, lambda: f"{self.reached()} of {end}: {self.tail()}")
         *others, last = sorted(self.workers, reverse=True)
         for name in others:
             self.signal(name, signal.SIGTERM)
@@ -150,24 +155,30 @@ class Arena:
         rows, faults = outside.stores([p for p in self.folder.iterdir() if p.is_dir()], lake, sent.ends, keep_ms)
         told = outside.Told(self.owned_ms())
         outside.scan(self.address, self.predictions, told.take)
-        wanted = sent.sessions(self.gap_ms)
+        first, wanted = np.array(sent.places), sent.sessions(self.gap_ms)
         source_ = self.source
         counts = {
             "sent": source_.sent, "acknowledged": source_.acked, "sent_again": source_.again,
-            "records": sum(sent.ends.values()), "repeats": sent.repeats, "events": len(sent.first),
-            "lake_rows": lake.rows, "lake_places": len(lake.distinct), "store_rows": rows,
-            "overlapping_segments": lake.overlapping, "sessions": len(wanted), "merges": lake.merges,
+            "records": sum(sent.ends.values()), "repeats": sent.repeats, "events": int((first >= 0).sum()),
+            "lake_rows": len(lake.numbers), "lake_places": lake.distinct, "store_rows": rows,
+            "overlapping_segments": lake.overlapping, "sessions": len(np.unique(wanted)), "merges": lake.merges,
+            "longest_way_s": round(sent.behind_ms / 1000),
             "predictions": told.predictions, "redone": told.redone, "on_its_way": told.on_its_way,
             "zombies": len(told.zombies), "stale_users": len(told.stale(sent.newest)),
             "stale_after_compaction": len(told.covered_up(sent.newest)),
         }  # fmt: skip
-        if not source_.sent == source_.acked == len(sent.first) == lake.rows == len(lake.distinct):
+        if not source_.sent == source_.acked == counts["events"] == counts["lake_rows"] == lake.distinct:
             faults.append("sent, acknowledged, events in the topic, rows and places of the lake are not one number")
-        if lake.places != sent.first:
-            wrong = {e for e in sent.first.keys() | lake.places.keys() if sent.first.get(e) != lake.places.get(e)}
-            faults.append(f"{len(wrong)} events do not lie in the lake as they first came: {sorted(wrong)[:5]}")
-        if lake.sessions != wanted:
-            faults.append(f"{len(lake.sessions ^ wanted)} sessions are not as they must be")
+        found = np.full(max(len(first), int(lake.numbers.max(initial=-1)) + 1), -1)
+        found[lake.numbers] = lake.places
+        if not np.array_equal(found, first):
+            wrong = np.flatnonzero(found[: len(first)] != first)
+            faults.append(f"{len(wrong)} events do not lie in the lake as they first came: {wrong[:5]}")
+        if not np.array_equal(lake.sessions, wanted):
+            wrong = np.flatnonzero(lake.sessions[: len(wanted)] != wanted[: len(lake.sessions)])
+            faults.append(f"{len(wrong)} events are not in the session that they must be in: {wrong[:5]}")
+        if sent.behind_ms >= self.lateness_ms:
+            faults.append(f"an event came {sent.behind_ms / 1000:.0f} s late: more than the lateness asks to stand")
         faults += [f"the lake has a hole: {hole}" for hole in lake.holes]
         faults += [f"a zombie spoke: {zombie}" for zombie in told.zombies[:5]]
         if counts["stale_users"] or counts["stale_after_compaction"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import json
-from collections import defaultdict
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,8 +17,12 @@ from typing import Any
 
 import aiokafka
 import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 Place = tuple[int, int]  # partition, offset
+Ints = NDArray[np.int64]
 
 
 # ---------------------------------------------------------------- topics
@@ -43,41 +47,67 @@ async def _scan(address: str, topic: str, take: Callable[[Any], None]) -> None:
         await consumer.stop()
 
 
-@dataclass
 class Sent:
-    """What the event topic holds; an event counts where it lies first, its repeats do not."""
+    """What the event topic holds; an event counts where it lies first, its repeats do not.
 
-    first: dict[str, Place] = field(default_factory=dict)
-    newest: dict[str, Place] = field(default_factory=dict)  # each user's
-    ends: dict[int, int] = field(default_factory=dict)
-    stamps: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
-    repeats: int = 0
+    The source names its events e0, e1, … and its users u0, u1, …; four numbers an event are held, 32 bytes.
+    """
+
+    def __init__(self) -> None:
+        self.places, self.stamps, self.users = (
+            array("q"),
+            array("q"),
+            array("q"),
+        )  # by event number; a place of -1: none
+        self.newest: dict[str, Place] = {}  # each user's
+        self.ends: dict[int, int] = {}
+        self.repeats = self.behind_ms = 0
+        self._newest_ms: dict[int, int] = {}
 
     def take(self, record: Any) -> None:
         """One record."""
-        event, place = json.loads(record.value), (record.partition, record.offset)
-        self.ends[record.partition] = record.offset + 1
-        if event["event_id"] in self.first:
+        event, partition, user = json.loads(record.value), record.partition, record.key.decode()
+        self.ends[partition] = record.offset + 1
+        number = int(event["event_id"][1:])
+        if number >= len(self.places):
+            more = number + 1 - len(self.places)
+            for column in (self.places, self.stamps, self.users):
+                column.extend([-1] * more)
+        if self.places[number] >= 0:
             self.repeats += 1
             return
-        self.first[event["event_id"]] = place
-        self.newest[event["user_id"]] = max(place, self.newest.get(event["user_id"], place))
-        self.stamps[event["user_id"]].append((event["ts"], event["event_id"]))
+        self.places[number] = place(partition, record.offset)
+        self.stamps[number], self.users[number] = event["ts"], int(user[1:])
+        self.newest[user] = max((partition, record.offset), self.newest.get(user, (partition, record.offset)))
+        self._newest_ms[partition] = max(event["ts"], self._newest_ms.get(partition, 0))
+        self.behind_ms = max(self.behind_ms, self._newest_ms[partition] - event["ts"])
 
-    def sessions(self, gap_ms: int) -> set[frozenset[str]]:
-        """What the sessions have to be: a user's events in order of event time, cut where the gap is longer."""
-        found = set()
-        for stamps in self.stamps.values():
-            chain: list[str] = []
-            last_ms = 0
-            for ts_ms, event_id in sorted(stamps):
-                if chain and ts_ms - last_ms > gap_ms:
-                    found.add(frozenset(chain))
-                    chain = []
-                chain.append(event_id)
-                last_ms = ts_ms
-            found.add(frozenset(chain))
-        return found
+    def sessions(self, gap_ms: int) -> Ints:
+        """What the sessions have to be: a user's events in order of event time, cut where the gap is longer.
+
+        Of each event number the least number in its session.
+        """
+        users, stamps = np.array(self.users), np.array(self.stamps)
+        order = np.lexsort((stamps, users))
+        begins = np.ones(len(order), bool)
+        begins[1:] = (np.diff(users[order]) != 0) | (np.diff(stamps[order]) > gap_ms)
+        return least(order, np.cumsum(begins) - 1)
+
+
+def place(partition: Any, offset: Any) -> Any:
+    """A place as one number."""
+    return partition * 2**40 + offset
+
+
+def least(numbers: Ints, group: Ints) -> Ints:
+    """Of each event number the least number of its group."""
+    if not len(numbers):
+        return numbers
+    first = np.full(int(group.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, group, numbers)
+    found = np.full(int(numbers.max()) + 1, -1)
+    found[numbers] = first[group]
+    return found
 
 
 @dataclass
@@ -132,16 +162,19 @@ class Told:
 
 @dataclass
 class Lake:
-    """The rows that the lake's readers see: segments by (first, −last), each read above what came before it."""
+    """The rows that the lake's readers see: segments by (first, −last), each read above what came before it.
 
-    rows: int = 0
-    places: dict[str, Place] = field(default_factory=dict)  # of each event id
-    stamps: dict[str, int] = field(default_factory=dict)
-    distinct: set[tuple[int, int, int]] = field(default_factory=set)
+    Columns have an entry a row: the event's number, its place and its event time.
+    """
+
+    numbers: Ints
+    places: Ints
+    stamps: Ints
+    distinct: int  # places with the row's number within its message
+    sessions: Ints  # of each event number the least number in its session
+    merges: int = 0
     overlapping: int = 0
     holes: list[str] = field(default_factory=list)
-    sessions: set[frozenset[str]] = field(default_factory=set)
-    merges: int = 0
 
 
 def segments(shared: Path, topic: str) -> Iterator[tuple[int, list[tuple[int, int, Path]]]]:
@@ -161,37 +194,47 @@ def reached(shared: Path, topic: str) -> int:
 
 def lake(shared: Path, topic: str) -> Lake:
     """Read every row of a topic's only log."""
-    found, into = Lake(), {}
-    members: dict[tuple[str, str], set[str]] = defaultdict(set)
-    columns = 'SELECT "offset", n, event_id, user_id, ts_ms, session_id, absorbs'
+    overlapping, holes, parts = 0, list[str](), list[tuple[Any, ...]]()
+    into: dict[tuple[int, str], str] = {}
     con = duckdb.connect()
+    con.execute("SET threads = 1")
+    con.execute("CREATE TABLE rows (number BIGINT, place BIGINT, n INTEGER, ts BIGINT, user BIGINT, session VARCHAR)")
     for partition, named in segments(shared, topic):
         upto = -1
         for first, last, path in named:
-            found.overlapping += first <= upto
+            overlapping += first <= upto
             if first > upto + 1:
-                found.holes.append(f"p={partition}: {upto + 1} to {first - 1}")
+                holes.append(f"p={partition}: {upto + 1} to {first - 1}")
             if -last <= upto:
                 continue
-            query = f"{columns} FROM read_parquet('{path}', hive_partitioning=false) WHERE \"offset\" > {upto}"
-            for offset, n, event_id, user, ts_ms, session, absorbs in con.execute(query).fetchall():
-                found.rows += 1
-                found.distinct.add((partition, offset, n))
-                found.places[event_id] = (partition, offset)
-                found.stamps[event_id] = ts_ms
-                members[user, session].add(event_id)
-                into |= {(user, gone): session for gone in absorbs or ()}
+            source = f"read_parquet('{path}', hive_partitioning=false) WHERE \"offset\" > {upto}"
+            numbered = 'substr(event_id, 2)::BIGINT, {p} + "offset", n, ts_ms, substr(user_id, 2)::BIGINT, session_id'
+            con.execute(f"INSERT INTO rows SELECT {numbered.format(p=place(partition, 0))} FROM {source}")
+            merging = f"SELECT substr(user_id, 2)::BIGINT, session_id, absorbs FROM {source} AND len(absorbs) > 0"
+            for user, session, absorbs in con.execute(merging).fetchall():
+                into |= {(user, gone): session for gone in absorbs}
             upto = -last
-    con.close()
-    found.merges = len(into)
-    merged: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for (user, session), ids in members.items():
+    con.execute("CREATE TABLE final (user BIGINT, session VARCHAR, last VARCHAR)")
+    for user, session in into:
         end = session
         while (user, end) in into:
             end = into[user, end]
-        merged[user, end] |= ids
-    found.sessions = {frozenset(ids) for ids in merged.values()}
-    return found
+        parts.append((user, session, end))
+    if parts:
+        users, gone, ends = zip(*parts, strict=True)
+        con.register("merged", pa.table({"user": users, "session": gone, "last": ends}))
+        con.execute("INSERT INTO final SELECT * FROM merged")
+    told = con.execute("""
+        SELECT number, place, ts, dense_rank() OVER (ORDER BY r.user, coalesce(last, r.session)) - 1 AS session
+        FROM rows r LEFT JOIN final f ON f.user = r.user AND f.session = r.session
+    """).fetchnumpy()
+    distinct = con.execute("SELECT count(*) FROM (SELECT DISTINCT place, n FROM rows)").fetchall()[0][0]
+    con.close()
+    numbers = told["number"]
+    return Lake(
+        numbers=numbers, places=told["place"], stamps=told["ts"], distinct=distinct, merges=len(into),
+        sessions=least(numbers, told["session"]), overlapping=overlapping, holes=holes,
+    )  # fmt: skip
 
 
 def stores(folders: Sequence[Path], lake_: Lake, ends: Mapping[int, int], keep_ms: int) -> tuple[int, list[str]]:
@@ -202,22 +245,23 @@ def stores(folders: Sequence[Path], lake_: Lake, ends: Mapping[int, int], keep_m
         with duckdb.connect(path, read_only=True) as con:
             for part, nxt, watermark in con.execute('SELECT "partition", next, watermark_ms FROM progress').fetchall():
                 owners[part] = max(owners.get(part, (-1, 0, path)), (nxt, watermark, path))
-    young: dict[int, set[str]] = defaultdict(set)
-    for event_id, (part, _) in lake_.places.items():
-        if part in owners and lake_.stamps[event_id] >= owners[part][1] - keep_ms:
-            young[part].add(event_id)
     count = 0
     for part, end in sorted(ends.items()):
-        nxt, _, path = owners.get(part, (0, 0, Path()))
+        nxt, watermark, path = owners.get(part, (0, 0, Path()))
         if nxt != end:
             faults.append(f"partition {part}: the furthest store goes on at {nxt}, the log ends at {end}")
             continue
+        mine = (lake_.places >= place(part, 0)) & (lake_.places < place(part + 1, 0))
+        young = lake_.numbers[mine & (lake_.stamps >= watermark - keep_ms)]
         with duckdb.connect(path, read_only=True) as con:
-            rows = con.execute('SELECT event_id, "offset", n FROM events WHERE "partition" = $1', [part]).fetchall()
-        count += len(rows)
-        ids = {row[0] for row in rows}
-        missing, unknown = len(young[part] - ids), len(ids - lake_.places.keys())
-        if len(rows) != len({row[1:] for row in rows}) or missing or unknown:
-            faults.append(f"partition {part} in {path}: {len(rows)} rows, {len(ids)} events, {missing} missing, "
+            rows = con.execute(
+                'SELECT substr(event_id, 2)::BIGINT AS number, "offset", n FROM events WHERE "partition" = $1', [part]
+            ).fetchnumpy()
+        held = rows["number"]
+        count += len(held)
+        distinct = len(np.unique(np.stack([rows["offset"], rows["n"]]), axis=1).T)
+        missing, unknown = len(np.setdiff1d(young, held)), len(np.setdiff1d(held, lake_.numbers))
+        if len(held) != distinct or missing or unknown:
+            faults.append(f"partition {part} in {path}: {len(held)} rows, {distinct} places, {missing} missing, "
                           f"{unknown} unknown to the lake")  # fmt: skip
     return count, faults

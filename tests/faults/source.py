@@ -20,8 +20,12 @@ TICK_S = 0.02
 class Source:
     """A producer in a thread of its own. Shares no code with the product's."""
 
-    def __init__(self, address: str, topic: str, *, rate: float, users: int, back_ms: int, seed: int) -> None:
+    def __init__(
+        self, address: str, topic: str, *, rate: float, users: int, back_ms: int, seed: int, burst: int = 1
+    ) -> None:
+        """`burst`: a user sends so many at once, as a page does that shows, lists and counts."""
         self.address, self.topic, self.rate, self.users, self.back_ms = address, topic, rate, users, back_ms
+        self.burst, self._user = burst, ""
         self.sent = self.acked = self.again = 0
         self.newest: deque[tuple[bytes, bytes]] = deque(maxlen=64)  # acknowledged
         self.repeat = threading.Event()  # set: send the newest once more, as who did not hear of its acknowledgement
@@ -46,7 +50,9 @@ class Source:
     def event(self) -> tuple[bytes, bytes]:
         """The next one: key and value. A fifth lies a little behind its sending."""
         chance, number = self._chance, self.sent
-        user = f"u{chance.randrange(self.users)}"
+        if number % self.burst == 0:
+            self._user = f"u{chance.randrange(self.users)}"
+        user = self._user
         back_ms = chance.randrange(self.back_ms) if self.back_ms and chance.random() < 0.2 else 0
         said = {"event_id": f"e{number}", "type": "purchase" if chance.random() < 0.02 else "view", "user_id": user,
                 "ts": int(time.time() * 1000) - back_ms, "item_id": f"i{chance.randrange(31)}"}  # fmt: skip

@@ -24,8 +24,11 @@ import arena as arenas
 
 from deploy import kafka as real_kafka
 
-KEEP_MS = 120_000
+GAP_MS, LATENESS_MS, KEEP_MS = 1_000, 40_000, 60_000  # some 3,500 open sessions a partition
+BURST = 3  # events that one user sends at once: as many sessions are predicted for as there are bursts
 CHANGING = ("B", "C")  # workers that come and go; A stays
+BEHIND_S = 30.0  # of the full rate: where more waits, the source sends a tenth until it is caught up with
+RECOVERY_S = 20.0  # then the next deed comes, recovered or not
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Storm:
     def __init__(self, plan: Plan, broker: real_kafka.Kafka, folder: Path) -> None:
         self.plan, self.broker, self.chance = plan, broker, random.Random(plan.seed)
         self.arena = arenas.Arena(
-            broker.address, folder, rate=plan.rate, gap_ms=1_000, lateness_ms=120_000, seed=plan.seed,
+            broker.address, folder, rate=plan.rate, gap_ms=GAP_MS, lateness_ms=LATENESS_MS, seed=plan.seed, burst=BURST,
             **{"store.keep": f"{KEEP_MS}ms", "cadence": "15s", "n_min": "100", "window": "20000",
                "horizon.next": "5s", "horizon.purchase": "5s"},
         )  # fmt: skip
@@ -60,6 +63,7 @@ class Storm:
         self.thaw_s: dict[str, float] = {}  # who is frozen, until when
         self.again_s: dict[str, float] = {}  # who is to be started again, as a supervisor does: when
         self.ended: list[str] = []  # who ended by itself
+        self.full_s = self.looked_s = 0.0  # how long the full rate was offered; when that was last looked at
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -69,6 +73,7 @@ class Storm:
     def tend(self) -> None:
         """What time brings: the frozen thaw, the ended are started again a second later."""
         now_s, arena = time.monotonic(), self.arena
+        self.hold(now_s)
         for name in [n for n, at_s in self.thaw_s.items() if at_s <= now_s]:
             del self.thaw_s[name]
             arena.signal(name, signal.SIGCONT)
@@ -82,6 +87,16 @@ class Storm:
         for name in [n for n, at_s in self.again_s.items() if at_s <= now_s]:
             del self.again_s[name]
             arena.start(name, "trainer" if name == "T" else "worker")
+
+    def hold(self, now_s: float) -> None:
+        """The full rate, unless so much waits that the sessions of what is sent now would be over when it is read."""
+        if now_s - self.looked_s < 1:
+            return
+        source = self.arena.source
+        self.full_s += (now_s - self.looked_s) * (source.rate == self.plan.rate) * (self.looked_s > 0)
+        behind = source.acked - self.arena.reached()
+        source.rate = self.plan.rate / (10 if behind > BEHIND_S * self.plan.rate else 1)
+        self.looked_s = now_s
 
     def pause(self, seconds: float) -> None:
         """Let it run for a while."""
@@ -178,15 +193,11 @@ class Storm:
         deeds += [self.trainer] * plan.trainers + [self.folder] * plan.folders
         chance.shuffle(deeds)
         for number, deed in enumerate(deeds, 1):
-            self.arena.source.rate = chance.choice((plan.rate / 10, plan.rate / 3, plan.rate))
             deed()
-            self.say(
-                f"{number} of {len(deeds)}: {deed.__name__.strip('_')}, {self.arena.source.rate:.0f}/s from now on"
-            )
+            self.say(f"{number} of {len(deeds)}: {deed.__name__.strip('_')}, {self.arena.source.rate:.0f}/s")
             if chance.random() < 0.7:  # the others come before it has recovered
-                before = self.arena.reached()
-                if not self.until(lambda b=before: self.arena.reached() > b, 60):
-                    self.say("nothing came to the lake for a minute")
+                sent = self.arena.source.acked
+                self.until(lambda upto=sent: self.arena.reached() >= upto, RECOVERY_S)
             self.pause(chance.uniform(0, 4))
 
     def run(self) -> tuple[dict[str, Any], list[str]]:
@@ -205,6 +216,7 @@ class Storm:
         swapped = sum(line.get("event") == "Swapped." for line in arena.logged("A", "B", "C"))
         counts |= {
             "swaps": swapped,
+            "seconds_at_full_rate": round(self.full_s),
             "ended_by_themselves": len(self.ended),
             "seconds": round(time.monotonic() - began_s),
         }
