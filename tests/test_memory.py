@@ -252,7 +252,9 @@ for n in range(60):
 live.memory.make_room()
 net = network.Network(said.dim, [], network.NetworkSettings())
 live = predictor.Predictor(live.memory, said, trained=predictor.Trained(net, blend.Blend.flat()))
-assert live.predict([Session("s", "u", 0, n, [row])], [n])[0].items
+live.predict([Session("s", "u", 0, n, [row])], [n])  # everything is forgotten
+live.memory.take(row)
+live.predict([Session("s", "u", 0, n, [row])], [n])
 assert before and compiled() == before, (before, compiled())
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -50,7 +50,8 @@ def rehearse() -> None:
     """Have compiled what the others need."""
     headings = np.eye(2, dtype=np.float32)
     (near, _), own = find(headings, headings, 1.0, 1), Own(np.zeros(1, np.int32), np.zeros(1, np.float32))
-    proposed(near, own, headings[0], headings, 1.0, 1)
+    best, _ = proposed(near, own, headings[0], headings, 1.0, 1)
+    products(best, headings, headings[0], 1.0, own)
 
 
 def proposed(near: Near, own: Own, heading: Vectors, placed: Vectors, scale: float, best: int) -> tuple[Ints, float]:

@@ -186,12 +186,12 @@ class ItemTable:
     @property
     def vectors(self) -> Vectors:
         """Of the texts, [n, dim]."""
-        return self._text.rows[: self.size]
+        return self._text.rows[: self.size] if self.size else np.zeros((0, 0), np.float32)
 
     @property
     def placed(self) -> Vectors:
         """In the network's space, [n, width]."""
-        return self._placed.rows[: self.size]
+        return self._placed.rows[: self.size] if self.size else np.zeros((0, 0), np.float32)
 
 
 class Growing:
