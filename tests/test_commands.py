@@ -15,7 +15,7 @@ from deploy.broker import embedded, free_port
 from streams import topics
 from tests.test_cli import run
 
-ENDLESS = {"broker", "worker", "trainer"}  # print no result
+ENDLESS = {"broker", "trainer"}  # print no result
 EVENT = {"event_id": "e1", "type": "view", "user_id": "u1", "ts": 1_760_000_000_000, "item_id": "i1"}
 
 

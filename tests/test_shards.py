@@ -20,7 +20,7 @@ HELD_BYTES = 4 * encoders.HASHED_DIM + shards.BESIDE
 class Counted(texts.Texts):
     """Texts whose encoder is hashed n-grams, with a count of what it embedded."""
 
-    def __init__(self, shared: Path, writer: str) -> None:
+    def __init__(self, shared: Path, writer: str | None) -> None:
         super().__init__("made up", shared, writer)
         self.embedded: list[str] = []
 
@@ -161,3 +161,16 @@ def test_half_written_shards_of_the_killed_are_swept(tmp_path: Path) -> None:
     now_ms = int(left.stat().st_mtime * 1000)
     assert shards.prune(left.parent, DAY_MS, now_ms + DAY_MS // 2) == []
     assert shards.prune(left.parent, DAY_MS, now_ms + 2 * DAY_MS) == [left]
+
+
+def test_without_a_writer_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who only looks reads what others wrote, embeds what is missing and leaves no file."""
+    monkeypatch.setattr(texts, "SHARD_TEXTS", 2)
+    other = Counted(tmp_path, "w")
+    other.vectors(["a"])
+    other.save()
+    before = sorted(tmp_path.rglob("*"))
+    looking = Counted(tmp_path, None)
+    assert right(looking, ["a", "b", "c", "d"])
+    looking.save()
+    assert (looking.embedded, sorted(tmp_path.rglob("*"))) == (["b", "c", "d"], before)

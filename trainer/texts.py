@@ -41,14 +41,17 @@ def row_text(row: Row) -> str:
 
 
 class Texts:
-    """Vectors of texts, unit length; encoder None means hashed character n-grams, which need no weights."""
+    """Vectors of texts, unit length; encoder None means hashed character n-grams, which need no weights.
 
-    def __init__(self, encoder: str | Path | None, shared: Path, writer: str) -> None:
+    Without a `writer` it reads what others wrote and writes nothing.
+    """
+
+    def __init__(self, encoder: str | Path | None, shared: Path, writer: str | None) -> None:
         self.encoder = None if encoder is None else str(encoder)
         self.digest = encoders.digest(self.encoder)
         self.shared = shared
         self.writer = writer
-        self.shards = shards.Shards(shared / "vectors" / self.digest, writer)
+        self.shards = shards.Shards(shared / "vectors" / self.digest, writer or "")
         self.known = shards.Held()
         self._fresh: dict[str, Vectors] = {}  # to be written
         self._lock = threading.Lock()  # of it: the catalogue's texts are embedded beside those of events
@@ -116,7 +119,7 @@ class Texts:
         """Write what was embedded since the last call as a shard of this writer, with old texts that were asked for."""
         with self._lock:
             fresh, self._fresh = self._fresh, {}
-        if fresh:
+        if fresh and self.writer is not None:
             self.shards.write(fresh)
 
     def _refresh(self) -> None:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from deploy import settings as dials
@@ -109,12 +110,40 @@ def broker(
 def worker(
     kafka: options.Kafka = None, shared: options.Shared = None, name: options.Worker = None,
     config: options.Config = None, assigned: options.Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and score; publish and commit nothing.")] = False,
+    for_: Annotated[str | None, typer.Option("--for", help="With --dry-run: stop so long after it began.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="With --dry-run: print what came of it as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Read events, predict, keep the lake; as many as there are partitions.
 
+    With --dry-run nothing is published, committed or written, no group is joined, and what would have been published is
+    told: where the lake ends it begins, and without --for it goes on until ctrl-C.
+
     Example: nextclick worker --kafka localhost:9092 --shared /srv/nextclick
     """
-    _become("deploy.worker", options.settings_of(kafka, shared, name, config, assigned))
+    settings = options.settings_of(kafka, shared, name, config, assigned)
+    if dry_run:
+        _look(settings, options.milliseconds(for_, "--for"), json)
+    elif for_ is not None or json:
+        raise dials.SettingsError("--for and --json are for --dry-run: a worker runs until it is stopped")
+    else:
+        _become("deploy.worker", settings)
+
+
+def _look(settings: dials.Settings, for_ms: int | None, json: bool) -> None:
+    from streams import topics
+
+    topics.log_ids(settings.kafka, settings["topics.events"])  # said at once, before what is heavy is imported
+    from deploy import dry_run
+
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    looked = dry_run.run(
+        settings, for_ms=for_ms, stopped=over.is_set,
+        tell=lambda told: None if json else print(dry_run.line(told), flush=True),
+    )  # fmt: skip
+    options.show(msgspec.to_builtins(looked), json, dry_run.plain(looked))
 
 
 def trainer(
