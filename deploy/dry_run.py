@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import torch
 from faust.types import TP
 from kafka import KafkaConsumer, TopicPartition
@@ -26,11 +25,10 @@ from deploy import drawing
 from deploy.settings import Settings
 from deploy.worker import Models
 from featurestore import lake, sessions, store
+from featurestore.catalogue import Item
 from featurestore.lake import PartitionKey
-from streams import codec, connection, control, ingest, outcomes, score, topics, transport
+from streams import catalogue, codec, connection, control, ingest, outcomes, score, topics, transport
 from trainer import predictor, texts
-
-log = structlog.get_logger()
 
 POLL_MS = 100
 RECORDS = 5_000  # of a poll
@@ -93,8 +91,8 @@ def run(
 ) -> Looked:  # fmt: skip
     """Look until stopped, or until `for_ms` after it was ready; `tell` hears how far it is now and then."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="nextclick-dry-run-") as folder, _following(settings) as following:
-        look = Look(settings, Path(folder), following)
+    with tempfile.TemporaryDirectory(prefix="nextclick-dry-run-") as folder, _following(settings) as (following, known):
+        look = Look(settings, Path(folder), following, known)
         try:
             asyncio.run(look.run(for_ms, stopped, tell))
         finally:
@@ -103,26 +101,28 @@ def run(
 
 
 @contextlib.contextmanager
-def _following(settings: Settings) -> Iterator[control.ControlLog]:
-    """The control log; an empty one where it is not there yet."""
-    names = settings.topics()
-    following = control.ControlLog(settings.kafka, topic=names.control)
-    if names.control in topics.compared(settings.kafka, names)[0]:
-        yield following
-        return
-    following.start()
+def _following(settings: Settings) -> Iterator[tuple[control.ControlLog, list[Item]]]:
+    """The control log and the catalogue as it stands; empty ones where they are not there yet."""
+    names, log_ = settings.topics(), control.ControlLog(settings.kafka, topic=settings["topics.control"])
+    items = catalogue.Catalogue(settings.kafka, names.items)
+    missing, _ = topics.compared(settings.kafka, names)
+    read = [one for one in (log_, items) if one.topic not in missing]
     try:
-        if not following.caught_up(60):
-            raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
-        yield following
+        for one in read:
+            one.start()
+        for one in read:
+            if not one.caught_up(60):
+                raise topics.TopicUnusable(f"{one.topic} could not be read within a minute: is the broker well?")
+        yield log_, list(items.items.values())
     finally:
-        following.close()
+        for one in read:
+            one.close()
 
 
 class Look:
     """The worker's own parts, around a plain consumer and an outlet that leads nowhere."""
 
-    def __init__(self, settings: Settings, folder: Path, following: control.ControlLog) -> None:
+    def __init__(self, settings: Settings, folder: Path, following: control.ControlLog, known: list[Item]) -> None:
         self.settings, self.outlet, self.titles = settings, Outlet(), dict[str, str]()
         names = settings.topics()
         self.lake = lake.Lake(settings.shared, "dry-run")
@@ -134,9 +134,11 @@ class Look:
         self.taken.forgotten = following.state.forgotten
         vectors = texts.Texts(settings.encoder(), settings.shared, None)
         self.models = Models(shared=settings.shared, texts_=vectors, lake_=self.lake, log_=following)
+        self.models.catalogue = lambda: known
         predictor.Predictor.rehearse(vectors)
         vectors.load()
         self.models.begin()
+        self.models.current.stock(known)
         self.scorer = score.Scorer(
             ingest_=self.taken, model=self.models.current, outlet=self.outlet, may_emit=lambda: True,
             holdback=settings["holdback"], outcomes_=outcomes.Outcomes(horizon_ms=settings["horizon.next"], share=0.0),

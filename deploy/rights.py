@@ -7,7 +7,7 @@ from typing import Any
 
 from kafka import errors
 
-from deploy.findings import Finding, Level
+from deploy.findings import Finding
 from streams import topics
 from streams.connection import Connection
 
@@ -52,8 +52,7 @@ def _on_topics(kafka: Connection, names: topics.Topics, told: dict[str, list[str
     for name, operations in needed(names).items():
         lacking = [one for one in operations if one not in told.get(name, operations)]
         if lacking:
-            level: Level = "notice" if name == names.items else "fault"
-            yield Finding(check="rights", level=level, text=f"{' and '.join(lacking)} on topic {name} is not allowed",
+            yield Finding(check="rights", level="fault", text=f"{' and '.join(lacking)} on topic {name} is not allowed",
                           remedy=_acl(kafka, lacking, f"--topic {name}"))  # fmt: skip
 
 
