@@ -125,16 +125,17 @@ def _blend() -> blend.Blend:
 class Watch:
     """CPU seconds by stage, each without the stages called within it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: dict[str, list[tuple[Any, str]]]) -> None:
+        self.stages = stages
         self.spent: dict[str, float] = defaultdict(float)
         self._inside: list[float] = []
 
     @contextmanager
     def on(self) -> Any:
-        """Time the production functions of `STAGES`, then leave them as they were."""
-        kept = [(owner, name, owner.__dict__[name]) for parts in STAGES.values() for owner, name in parts]
+        """Time the production functions, then leave them as they were."""
+        kept = [(owner, name, owner.__dict__[name]) for parts in self.stages.values() for owner, name in parts]
         try:
-            for stage, parts in STAGES.items():
+            for stage, parts in self.stages.items():
                 for owner, name in parts:
                     setattr(owner, name, self._timed(stage, owner.__dict__[name]))
             yield
@@ -174,7 +175,7 @@ def measured(model: Predictor, asked: list[Session], rounds: int) -> dict[str, d
     for _ in range(rounds):
         for size in BATCHES:
             each[str(size)]["whole"].append(walk(size))
-            watch = Watch()
+            watch = Watch(STAGES)
             with watch.on():
                 walk(size)
             n = min(len(asked), 64 if size == 1 else len(asked))

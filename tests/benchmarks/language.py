@@ -137,7 +137,7 @@ def compare(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
     print(f"n = {len(chosen)} cuts of {events:,} events, CPU s to train {shop.cpu:.0f}\n")
     print("| | R@20 | MRR@20 | CPU ms a session | sessions learnt |\n|---|---|---|---|---|")
     begun = time.process_time()
-    ours = [model.predict([session_of(s)], [s[-1].event.ts_ms])[0] for s in sessions]
+    ours = [predicted(model, [s])[0] for s in sessions]
     ms = 1000 * (time.process_time() - begun) / len(chosen)
     ranks = [rank([name for name, _ in said.items], t) for said, t in zip(ours, target, strict=True)]
     print(told("nextclick", ranks, session, f"{ms:.1f} | all"), flush=True)
@@ -193,22 +193,22 @@ def disturb(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
     shop.train([row for row in used if row.event.ts_ms < at], network.NetworkSettings())
     model = shop.model()
     sessions = [window_rows(made, used, i) for i in chosen]
-    before = [_predict(model, s) for s in sessions]
+    before = predicted(model, sessions)
     ways: dict[str, Callable[[Row], Row]] = {
         "nothing": lambda row: row,
         "a typo in every text": lambda row: _said(row, lambda text: _typo(text, rng)),
         "words swapped": lambda row: _said(row, lambda text: " ".join(rng.sample(text.split(), len(text.split())))),
         "typos, and item ids unknown": lambda row: _renamed(_said(row, lambda text: _typo(text, rng)), rng),
-        "unseen categories": lambda row: _changed(row, category="Garden > Hoses" if row.event.category else None),
-        "another shop's items": lambda row: _changed(_renamed(row, rng), title="Walnut sideboard", brand=None,
+        "unseen categories": lambda row: changed(row, category="Garden > Hoses" if row.event.category else None),
+        "another shop's items": lambda row: changed(_renamed(row, rng), title="Walnut sideboard", brand=None,
                                                      category="Furniture" if row.event.category else None),
     }  # fmt: skip
     session = made.session_key[chosen]
     target = [str(used[made.next_row[i]].event.item_id) for i in chosen]
-    print(f"n = {len(chosen)} sessions\n\n| | total variation | of 20 items moved | R@20 |\n|---|---|---|---|")
+    print(f"n = {len(chosen)} cuts, CPU s to train {shop.cpu:.0f}\n")
+    print("| | total variation | of 20 items moved | R@20 |\n|---|---|---|---|", flush=True)
     for name, way in {**ways, "a session of one: its last row": None}.items():
-        changed = [s[-1:] if way is None else [way(row) for row in s] for s in sessions]
-        after = [_predict(model, s) for s in changed]
+        after = predicted(model, [s[-1:] if way is None else [way(row) for row in s] for s in sessions])
         apart = judge.interval(np.array([_apart(a, b) for a, b in zip(before, after, strict=True)]), session)
         moved = np.mean([1 - len({n for n, _ in a.items} & {n for n, _ in b.items}) / max(len(a.items), 1)
                          for a, b in zip(before, after, strict=True)])  # fmt: skip
@@ -219,8 +219,9 @@ def disturb(settings: Settings, rows: list[Row], events: int, folder: Path) -> N
               f"| {hits.mean:.3f} [{hits.low:.3f}, {hits.high:.3f}] |", flush=True)  # fmt: skip
 
 
-def _predict(model: Predictor, rows: list[Row]) -> Interest:
-    return model.predict([session_of(rows)], [rows[-1].event.ts_ms])[0]
+def predicted(model: Predictor, sessions: list[list[Row]]) -> list[Interest]:
+    """What a model says of sessions at their last rows."""
+    return model.predict([session_of(rows) for rows in sessions], [rows[-1].event.ts_ms for rows in sessions])
 
 
 def _apart(a: Interest, b: Interest) -> float:
@@ -230,13 +231,13 @@ def _apart(a: Interest, b: Interest) -> float:
     return 0.5 * (sum(abs(one.get(k, 0) - two.get(k, 0)) for k in one.keys() | two.keys()) + rest)
 
 
-def _changed(row: Row, **said: Any) -> Row:
+def changed(row: Row, **said: Any) -> Row:
     return msgspec.structs.replace(row, event=msgspec.structs.replace(row.event, **said))
 
 
 def _said(row: Row, way: Callable[[str], str]) -> Row:
     texts_ = {name: way(text) for name in ("title", "query") if (text := getattr(row.event, name))}
-    return _changed(row, **texts_)
+    return changed(row, **texts_)
 
 
 def _typo(text: str, rng: random.Random) -> str:
@@ -245,7 +246,7 @@ def _typo(text: str, rng: random.Random) -> str:
 
 
 def _renamed(row: Row, rng: random.Random) -> Row:
-    return _changed(row, item_id=f"other-{rng.randrange(10**9)}") if row.event.item_id else row
+    return changed(row, item_id=f"other-{rng.randrange(10**9)}") if row.event.item_id else row
 
 
 def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
@@ -269,10 +270,9 @@ def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
             when = (made.at_ms < ends - (days - 1) * DAY) & (made.at_ms >= ends - (days + 2) * DAY)
             cuts = [i for i in np.flatnonzero(when & (made.next_row >= 0)) if used[made.row[i]].event.user_id in held]
             cuts = cuts[:: max(1, len(cuts) // TESTED)]
-            ranks = []
-            for i in cuts:
-                said = _predict(model, window_rows(made, used, i))
-                ranks.append(rank([n for n, _ in said.items], str(used[made.next_row[i]].event.item_id)))
+            answers = predicted(model, [window_rows(made, used, i) for i in cuts])
+            target = [str(used[made.next_row[i]].event.item_id) for i in cuts]
+            ranks = [rank([n for n, _ in said.items], t) for said, t in zip(answers, target, strict=True)]
             arm = f"replay {replay:g}: {shop.out.names()[-1][:7]}, {shop.cpu:.0f} CPU s"
             line = told(f"{arm} | {name} | {len(cuts)}", ranks, made.session_key[cuts], "")
             print(line.rstrip(" |") + " |", flush=True)
