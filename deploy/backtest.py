@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import math
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +13,83 @@ import msgspec
 import numpy as np
 import torch
 
-from deploy import replay
+from deploy import advice, replay, scorecard
+from deploy.beside import Group, Past, Said, Spent, progress
+from deploy.scorecard import Answer, Truth
 from deploy.settings import Settings, written
 from featurestore import lake, sessions, window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
 from streams import codec
-from trainer import baselines, judge, network, registry, retrain, texts
+from trainer import baselines, network, registry, retrain, texts
+from trainer.baselines import funnel
 from trainer.cases import window_rows
-from trainer.memory import current_item, digest, last_category
-from trainer.predictor import Predictor
+from trainer.memory import current_item, last_category
+from trainer.predictor import Interest, Predictor
 
 KEY = lake.PartitionKey("backtest@file", 0)
 TESTED = 20_000  # cuts at most, evenly spaced
-ORDERED = ("item", "category")  # what the Markov chains count
-OPEN = 20_000  # sessions that they remember
-FLOOR = 1e-4  # the probability of a category that was not named
+SLICES = ("category switch", "cold item", "new user", "session of one", "item step", "target is next")
 
 
-def run(
-    settings: Settings, file: Path, cadences_ms: list[int | None], items: Sequence[Item] = ()
-) -> dict[str, Any]:  # fmt: skip
-    """Train on the first half of the file's time, then walk the second half once for each cadence (None: never).
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is walked: a cadence of None means never again, a budget is CPU seconds of one training of a baseline."""
 
-    `items` is the catalogue in the order in which it was told.
-    """
+    cadences_ms: Sequence[int | None]
+    target: advice.Target = "item"
+    baselines: Sequence[str] = ()
+    budget_s: float = 60.0
+    items: Sequence[Item] = ()  # the catalogue in the order in which it was told
+
+
+def run(settings: Settings, file: Path, plan: Plan) -> dict[str, Any]:
+    """Train on the first half of the file's time, then walk the second half once for each cadence."""
+    baselines.check(plan.baselines, settings.encoder())
     torch.set_num_threads(1)  # as a training job has it
-    rows = read(settings, file)
-    labels = _labels(settings, rows)
-    rows = retrain.rows_of(labels)  # what the labels point into: without repeats and without what may not be used
+    past = past_of(settings, read(settings, file))
+    truths = dict(zip(past.wanted.tolist(), _truths(past), strict=True))
+    place = {i: n for n, i in enumerate(truths)}
+    scores: dict[str, scorecard.Floats] = {}
+    spent: dict[str, Spent] = {}
+
+    def walked(said: Iterator[Said]) -> None:
+        for arm, i, answer in said:
+            if arm not in scores:
+                scores[arm] = np.full((len(scorecard.FIGURES), len(truths)), np.nan)
+            scores[arm][:, place[i]] = scorecard.score(answer, truths[i])
+
+    names = {_name(c): c for c in plan.cadences_ms}
+    for name, cadence_ms in names.items():
+        walked(walk(settings, past, name, cadence_ms, plan, spent))
+    if plan.baselines:
+        walked(beside(settings, past, plan, spent))
+    resampled = scorecard.Resampled(past.labels.session_key[past.wanted])
+    slices = {s: np.array([s in truth.slices for truth in truths.values()], np.bool_) for s in SLICES}
+    arms = {
+        arm: {"kind": "cadence" if arm in names else "baseline", **spent[arm].told()}
+        | scorecard.summary(made, resampled, slices)
+        for arm, made in scores.items()
+    }
+    made: dict[str, Any] = {
+        "events": len(past.rows), "cuts": len(truths), "target": plan.target, "budget_cpu_seconds": plan.budget_s,
+        "encoder": settings.text("encoder"), "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }  # fmt: skip
+    return made | {"arms": arms} | advice.advised(arms, scores, list(names), plan.target, resampled)
+
+
+def _name(cadence_ms: int | None) -> str:
+    return "never" if cadence_ms is None else written(cadence_ms)
+
+
+def past_of(settings: Settings, rows: list[Row]) -> Past:
+    """A file's rows without repeats and without what may not be used, their cuts, and those of the second half."""
+    labels = labels_of(settings, rows)
+    rows = retrain.rows_of(labels)
     half_ms = (rows[0].event.ts_ms + rows[-1].event.ts_ms) // 2
     wanted = np.flatnonzero(labels.at_ms >= half_ms)
     wanted = wanted[np.linspace(0, len(wanted) - 1, min(TESTED, len(wanted))).astype(int)] if len(wanted) else wanted
-    arms = {
-        "never" if c is None else written(c): walk(settings, rows, labels, wanted, half_ms, c, items)
-        for c in cadences_ms
-    }
-    return {"events": len(rows), "cuts": len(wanted), "arms": arms}
+    return Past(rows=rows, labels=labels, wanted=wanted, half_ms=half_ms)
 
 
 def read(settings: Settings, file: Path) -> list[Row]:
@@ -75,7 +111,7 @@ def read(settings: Settings, file: Path) -> list[Row]:
     return rows
 
 
-def _labels(settings: Settings, rows: list[Row]) -> window.Examples:
+def labels_of(settings: Settings, rows: list[Row]) -> window.Examples:
     """Every mature cut of the file with what came after it: the answers, which no model sees before its time."""
     with tempfile.TemporaryDirectory() as folder:
         whole = lake.Lake(Path(folder), "backtest")
@@ -85,170 +121,129 @@ def _labels(settings: Settings, rows: list[Row]) -> window.Examples:
 
 
 def walk(
-    settings: Settings,
-    rows: list[Row],
-    labels: window.Examples,
-    wanted: Any,
-    half_ms: int,
-    cadence_ms: int | None,
-    items: Sequence[Item] = (),
-) -> dict[str, Any]:
-    """One pass over the second half: predict each wanted cut, learn each row, retrain every cadence."""
-    cpu, cut_at = time.process_time(), {int(labels.row[i]): int(i) for i in wanted}
-    scored: dict[int, dict[str, float]] = {}
-    trained, refused, next_ms, written_to = 0, 0, half_ms, 0
-    known = labels.purchase[(labels.at_ms < half_ms) & (labels.purchase >= 0)]
-    beside = Beside(bought=float(known.mean()) if len(known) else 0.5)
-    bar = progress("never" if cadence_ms is None else written(cadence_ms), len(rows))
+    settings: Settings, past: Past, name: str, cadence_ms: int | None, plan: Plan, spent: dict[str, Spent]
+) -> Iterator[Said]:
+    """One pass over the file: predict each wanted cut, learn each row, retrain every cadence from half of it on.
+
+    Baselines that are trained are trained at the same instants, on the same rows.
+    """
+    rows, cut_at = past.rows, {int(past.labels.row[i]): int(i) for i in past.wanted}
+    next_ms, written_to, mine = past.half_ms, 0, spent.setdefault(name, Spent())
+    bar = progress(f"cadence {name}", len(rows))
     with tempfile.TemporaryDirectory() as folder:
         recipe = retrain.Recipe(network=network.NetworkSettings(**settings.network()))
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
         model, champion = Predictor.cold(words), None
+        group = Group(past, baselines.build(plan.baselines, words), f"@{name}", spent, trained=True)
         since: dict[lake.PartitionKey, int] = {}
         shelved = 0
         for place, row in enumerate(rows):
-            while shelved < len(items) and items[shelved].told_ms <= row.event.ts_ms:
-                model.stock([items[shelved]])
+            while shelved < len(plan.items) and plan.items[shelved].told_ms <= row.event.ts_ms:
+                model.stock([plan.items[shelved]])
                 shelved += 1
             if row.event.ts_ms >= next_ms and row.origin.n == 0:  # a message is never split
+                yield from group.answers()
                 the_lake.write_rows(KEY, rows[written_to].origin.offset, rows[written_to:place])
                 written_to = place
                 policy = msgspec.structs.replace(settings.window_policy(), since=since)
                 verdict = retrain.run(
                     the_lake.cover(), champion, recipe, policy, row.event.ts_ms, texts=words, out=out,
-                    told=items[:shelved],
+                    told=plan.items[:shelved],
                 )  # fmt: skip
-                refused += not verdict.accepted
+                mine.train_cpu_s += verdict.cpu_seconds
+                mine.train_wall_s += verdict.wall_ms / 1000
+                mine.refused += not verdict.accepted
                 if verdict.version is not None:
-                    trained, champion = trained + 1, out.path(verdict.version)
+                    mine.trainings, champion = mine.trainings + 1, out.path(verdict.version)
                     model = Predictor.load(champion, words)
                     model.learn(rows[:place])  # what was not mature yet
-                    model.stock(items[:shelved])
+                    model.stock(plan.items[:shelved])
                     since = {KEY: next(iter(verdict.data_offsets.values()))}
+                group.train(plan.budget_s)
                 next_ms = row.event.ts_ms + cadence_ms if cadence_ms is not None else 2**62
             model.memory.take(row)
-            beside.take(row)
+            group.take(row)
             if (i := cut_at.get(place)) is not None:
-                scored[i] = score(model, beside, rows, labels, i)
+                session = window_rows(past.labels, rows, i)
+                begun = time.process_time()
+                said = model.predict([Session("", "", 0, 0, session, len(session))], [int(past.labels.at_ms[i])])[0]
+                mine.ask_cpu_s += time.process_time() - begun
+                mine.asked += 1
+                yield name, i, published(said)
+                yield from group.ask(i)
             bar(place)
-    session, names = labels.session_key[list(scored)], sorted({name for cut in scored.values() for name in cut})
-    told = {name: judge.interval(np.array([c.get(name, math.nan) for c in scored.values()]), session) for name in names}
-    return {
-        "retrained": trained,
-        "refused": refused,
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "metrics": msgspec.to_builtins(told),
-    }
+        yield from group.answers()
 
 
-@dataclass
-class Beside:
-    """The baselines, as they were at each cut."""
+def published(said: Interest) -> Answer:
+    """A prediction as it is judged: by the numbers that it tells."""
+    some = max(1 - said.none_probability, 1e-9)
+    return Answer(
+        items={name: share / some for name, share in said.items},
+        categories={name: share / some for name, share in said.categories},
+        none=said.none_probability, purchase=said.purchase_probability,
+    )  # fmt: skip
 
-    items: baselines.Popularity = field(default_factory=baselines.Popularity)
-    categories: baselines.Popularity = field(default_factory=baselines.Popularity)
-    last: baselines.LastCategory = field(default_factory=baselines.LastCategory)
-    after: dict[str, baselines.Markov] = field(
-        default_factory=lambda: {f"markov{n}.{what}": baselines.Markov(n) for n in (1, 2) for what in ORDERED}
-    )
-    sessions: dict[int, list[Row]] = field(default_factory=dict)  # their newest rows
-    bought: float = 0.5  # share of the cuts before the tested ones that ended in a purchase
 
-    def take(self, row: Row) -> None:
-        """Count what somebody engaged with."""
+def beside(settings: Settings, past: Past, plan: Plan, spent: dict[str, Spent]) -> Iterator[Said]:
+    """One pass for the baselines that learn from each row, whatever the cadence."""
+    cut_at, bar = {int(past.labels.row[i]): int(i) for i in past.wanted}, progress("baselines", len(past.rows))
+    with tempfile.TemporaryDirectory() as folder:
+        words = texts.Texts(settings.encoder(), Path(folder), "backtest")
+        group = Group(past, baselines.build(plan.baselines, words), "", spent, trained=False)
+        known_ms = past.half_ms - settings.window_policy().horizon_purchase_ms
+        rate = funnel.fitted(past.labels, past.rows, known_ms)
+        for place, row in enumerate(past.rows):
+            group.take(row)
+            if (i := cut_at.get(place)) is not None:
+                yield from group.ask(i)
+                if rate is not None:
+                    spent.setdefault("funnel", Spent())
+                    buys = rate.probability(window_rows(past.labels, past.rows, i))
+                    yield "funnel", i, Answer(items={}, categories={}, purchase=buys)
+            bar(place)
+        yield from group.answers()
+
+
+def _truths(past: Past) -> Iterator[Truth]:
+    """What came after each wanted cut, in order, with what was known at it."""
+    rows, labels = past.rows, past.labels
+    cuts = {int(labels.row[i]): int(i) for i in past.wanted}
+    items, shelves, made = set[str](), set[str](), dict[int, Truth]()
+    engaged, first, following = set[str](), dict[str, str](), _following(rows)  # items; user → first session
+    for place, row in enumerate(rows):
+        event = row.event
+        items.update(name for name in [event.item_id] if name)
+        shelves.update(name for name in [event.category] if name)
+        first.setdefault(event.user_id, row.session_id)
         if row.engages:
-            self.items.take(row.event.item_id, row.event.ts_ms)
-            self.categories.take(row.event.category, row.event.ts_ms)
-        before = self.sessions.pop(session := digest(row), [])
-        if row.engages and row.event.item_id != current_item(before):
-            for name, chain in self.after.items():
-                if told := _told(row, name):
-                    chain.learn(path(before, name), told)
-        self.sessions[session] = [*before[-window.LENGTH :], row]
-        if len(self.sessions) > OPEN:
-            del self.sessions[next(iter(self.sessions))]
+            engaged.add(str(event.item_id))
+        if (i := cuts.get(place)) is None:
+            continue
+        session, nxt = window_rows(labels, rows, i), int(labels.next_row[i])
+        came = rows[nxt].event if nxt >= 0 else None
+        bought = None if labels.purchase[i] < 0 else bool(labels.purchase[i])
+        told = {
+            "category switch": came is not None and bool(came.category) and last_category(session) != came.category,
+            "cold item": came is not None and came.item_id not in engaged,
+            "new user": first[event.user_id] == row.session_id,
+            "session of one": len(session) == 1,
+            "item step": row.engages and event.item_id == current_item(session),
+            "target is next": came is not None and nxt == following[place],
+        }
+        made[i] = Truth(
+            item=came.item_id if came else None, category=came.category if came else None, bought=bought,
+            items=len(items), categories=len(shelves), slices=tuple(name for name, holds in told.items() if holds),
+        )  # fmt: skip
+    yield from (made[int(i)] for i in past.wanted)
 
 
-def path(rows: list[Row], name: str) -> list[str]:
-    """The newest items, or categories of items and listings, that a session went through; repeats in a row are one."""
-    told = [_told(row, name) for row in rows if row.engages or not name.endswith("item")]
-    return [name for name, _ in itertools.groupby(name for name in told if name)][-2:]
-
-
-def _told(row: Row, name: str) -> str | None:
-    return row.event.item_id if name.endswith("item") else row.event.category
-
-
-def score(model: Predictor, beside: Beside, rows: list[Row], labels: window.Examples, i: int) -> dict[str, float]:
-    """One cut: what the model and the baselines said of it, metric by metric; what does not apply is left out."""
-    tokens = window_rows(labels, rows, i)
-    interest = model.predict([Session("", "", 0, 0, tokens, len(tokens))], [int(labels.at_ms[i])])[0]
-    more, none = labels.next_row[i] >= 0, interest.none_probability
-    made = {"none.log_loss": _loss(1 - none if more else none)}
-    if (bought := labels.purchase[i]) >= 0 and (buys := interest.purchase_probability) is not None:
-        made["purchase.log_loss"] = _loss(buys if bought else 1 - buys)
-        made["base.purchase.log_loss"] = _loss(beside.bought if bought else 1 - beside.bought)
-    if not more:
-        return made
-    target, current = rows[labels.next_row[i]].event, current_item(tokens)
-    made |= _ranked("item", [name for name, _ in interest.items], target.item_id, 20)
-    made |= _ranked("popular.item", [name for name in beside.items.ranked(21) if name != current], target.item_id, 20)
-    for name, chain in beside.after.items():
-        shares = chain.probabilities(path(tokens, name))
-        if name.endswith("item"):
-            shares.pop(current or "", None)
-            made |= _ranked(name, heapq.nlargest(20, shares, key=shares.__getitem__), target.item_id, 20)
-        elif target.category is not None:
-            best = heapq.nlargest(5, shares, key=shares.__getitem__)
-            made |= _categories(name, best, target.category, shares.get(target.category, FLOOR))
-    if target.category is None:
-        return made
-    before = last_category(tokens)
-    named, some, known = dict(interest.categories), max(1 - none, FLOOR), len(beside.categories.ranked(1_000))
-    rest = max(some - sum(named.values()), FLOOR) / max(known - len(named), 1)  # what was not named shares what is left
-    popular = beside.categories.ranked(5)
-    guess = list(dict.fromkeys(c for c in [before, *popular] if c is not None))[:5]
-    share = beside.last.probability(before, target.category, known)
-    made |= _categories("category", list(named), target.category, named.get(target.category, rest) / some)
-    made |= _categories("popular.category", popular, target.category, beside.categories.probability(target.category))
-    made |= _categories("last.category", guess, target.category, share)
-    beside.last.learn(before, target.category)
+def _following(rows: list[Row]) -> list[int]:
+    """Of each row the next one of the same user, −1: none."""
+    coming: dict[str, int] = {}
+    made = [-1] * len(rows)
+    for place in range(len(rows) - 1, -1, -1):
+        user = rows[place].event.user_id
+        made[place], coming[user] = coming.get(user, -1), place
     return made
-
-
-def _ranked(name: str, ranked: list[str], target: str | None, k: int) -> dict[str, float]:
-    rank = ranked.index(target) + 1 if target in ranked[:k] else 0
-    return {f"{name}.r{k}": float(rank > 0), f"{name}.mrr{k}": 1 / rank if rank else 0.0}
-
-
-def _categories(name: str, ranked: list[str], target: str, share: float) -> dict[str, float]:
-    hit = {f"{name}.r1": float(ranked[:1] == [target]), f"{name}.r5": float(target in ranked[:5])}
-    return hit | {f"{name}.log_loss": _loss(share)}
-
-
-def _loss(share: float) -> float:
-    return -math.log(max(share, FLOOR))
-
-
-def progress(name: str, total: int) -> Callable[[int], None]:
-    """A line that grows on a terminal's stderr, nothing elsewhere."""
-
-    def step(done: int) -> None:
-        if sys.stderr.isatty() and done % 2_000 == 0:
-            sys.stderr.write(f"\rcadence {name}: {done / total:4.0%} of {total:,} events")
-
-    return step
-
-
-def told(result: dict[str, Any]) -> str:
-    """The result as lines: one a metric, with its interval and n."""
-    lines = [f"{result['events']:,} events, {result['cuts']:,} cuts tested"]
-    for name, arm in result["arms"].items():
-        lines.append(
-            f"cadence {name}: {arm['retrained']} versions, {arm['refused']} refused, {arm['cpu_seconds']} CPU s"
-        )
-        for metric, b in arm["metrics"].items():
-            if b["mean"] is not None:
-                lines.append(f"  {metric:<26} {b['mean']:.3f} [{b['low']:.3f}, {b['high']:.3f}]  n={b['n']:,}")
-    return "\n".join(lines)

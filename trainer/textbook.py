@@ -54,13 +54,14 @@ class _Textbook:
 
     def ranked(self, said: str, n: int) -> list[str]:
         """The n most probable candidates after a session."""
-        return [self.names[i] for i in np.argsort(-self._shares(said), kind="stable")[:n]]
+        return [self.names[i] for i in np.argsort(-self.shares(said), kind="stable")[:n]]
 
     def probability(self, said: str, name: str) -> float:
         """Its share of what all candidates get."""
-        return float(self._shares(said)[self.names.index(name)])
+        return float(self.shares(said)[self.names.index(name)])
 
-    def _shares(self, said: str) -> Any:
+    def shares(self, said: str) -> Any:
+        """Of the candidates in the order of `names`, [names], together one."""
         import torch
 
         if self._asked[0] != said or self._asked[1] is None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
 
 from deploy.cli import check, options, processes
+
+Target = Literal["item", "category", "purchase"]
 
 
 def replay(
@@ -83,22 +85,38 @@ def simulate(
 def backtest(
     file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file of one event a line.")],
     cadence: Annotated[str, typer.Option("--cadence", help="One or several, like 7d,never; event time.")] = "7d,never",
+    target: Annotated[Target, typer.Option("--target", help="What the figures and the advice are about.")] = "item",
+    beside: Annotated[
+        str, typer.Option("--baselines", help="Names with commas, `cheap` (nothing to train), `all` or `none`.")
+    ] = "cheap",
+    budget: Annotated[str, typer.Option("--budget", help="CPU time of one training of a baseline.")] = "60s",
     items: Annotated[Path | None, typer.Option("--items", help="The catalogue: JSON lines or CSV, as `send --items` "
                                                "takes it; `ts` tells since when.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw it into this file (.png, .svg, .pdf).")] = None,
     config: options.Config = None, assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
-    """The same predictor and the same retrains on the event clock, beside simple baselines.
+    """The same predictor and the same retrains on the event clock, beside baselines, and what each cadence gains.
 
-    Example: nextclick backtest events.jsonl.gz --cadence 1d,7d,never
+    Example: nextclick backtest events.jsonl.gz --cadence 6h,1d,7d,never --plot cadence.png
     """
+    from deploy import plots, stocking, tables
     from deploy import replay as playing
 
     settings = options.settings_of(None, None, None, config, assigned)
     playing.opened(file)
-    from deploy import stocking
-    from deploy.backtest import run, told
+    if plot is not None:
+        plots.ready(plot)
+    from deploy.backtest import Plan, run
+    from trainer import baselines
 
     stock = stocking.read(items) if items is not None else []
     every = [None if c == "never" else options.milliseconds(c, "--cadence") for c in cadence.split(",")]
-    result = run(settings, file, every, stock)
-    options.show(result, json, told(result))
+    every_one = tuple(name for name in baselines.ARMS if name != "textbook" or settings.encoder() is not None)
+    names = {"cheap": baselines.CHEAP, "all": every_one, "none": ()}.get(beside, tuple(beside.split(",")))
+    budget_s = (options.milliseconds(budget, "--budget") or 0) / 1000
+    plan = Plan(cadences_ms=every, target=target, baselines=names, budget_s=budget_s, items=stock)
+    result = run(settings, file, plan)
+    if plot is not None:
+        plots.draw(result, plot)
+        result["plot"] = str(plot)
+    options.show(result, json, tables.told(result))

@@ -92,7 +92,7 @@ class Shop:
 
 def labelled(settings: Settings, rows: list[Row]) -> tuple[window.Examples, list[Row]]:
     """All cuts with their answers, and the rows that they point into."""
-    made = backtest._labels(settings, rows)
+    made = backtest.labels_of(settings, rows)
     return made, retrain.rows_of(made)
 
 

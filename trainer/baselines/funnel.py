@@ -1,0 +1,41 @@
+"""Who buys, by how far a session has come: the base rate of each step towards a purchase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore import window
+from featurestore.events import Row
+
+STEPS = ("browse", "view", "cart", "checkout", "purchase")  # the furthest that is in a session counts
+PRIOR = 20.0  # cases that the rate of all counts as
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """The share that bought within the horizon, by the furthest step."""
+
+    rates: dict[str, float]
+
+    def probability(self, rows: list[Row]) -> float:
+        """Of a purchase after these rows."""
+        return self.rates[furthest(rows)]
+
+
+def furthest(rows: list[Row]) -> str:
+    """The step nearest to a purchase that a session has taken."""
+    types: set[str] = {row.event.type for row in rows}
+    return next((step for step in reversed(STEPS) if step in types), STEPS[0])
+
+
+def fitted(made: window.Examples, rows: list[Row], before_ms: int) -> Funnel | None:
+    """Counted over the cuts before an instant, by which their purchases must be known; None where there are none."""
+    cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms < before_ms))
+    if not len(cuts):
+        return None
+    bought = made.purchase[cuts] == 1
+    step = np.array([furthest([rows[t] for t in made.tokens[i] if t >= 0]) for i in cuts])
+    overall = float(bought.mean())
+    return Funnel(rates={s: (bought[step == s].sum() + PRIOR * overall) / ((step == s).sum() + PRIOR) for s in STEPS})
