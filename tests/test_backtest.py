@@ -128,6 +128,7 @@ def test_options_walk(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--target, --baselines, --plot and --json go together; what cannot be had is one line with a remedy."""
+    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(shop.read_text().splitlines()[:1_600]))
