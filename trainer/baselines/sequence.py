@@ -28,10 +28,10 @@ class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 64
     layers: int = 2  # of attention; the recurrent one has a single layer
     dropout: float = 0.2
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     batch: int = 64
-    first: int = 8  # passes over all sessions in the first training
-    later: int = 2  # passes over what is new and as much again of what is old
+    first: int = 30  # passes over all sessions in the first training
+    later: int = 4  # passes over what is new and as much again of what is old
     seed: int = 7
 
 
