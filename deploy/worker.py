@@ -149,7 +149,10 @@ def run(settings: dials.Settings) -> None:
     def make_scorer(may_emit: Any) -> score.Scorer:
         held["scorer"] = score.Scorer(
             ingest_=taken, model=models.current, outlet=outlet, may_emit=may_emit, holdback=settings["holdback"],
-            outcomes_=outcomes.Outcomes(horizon_ms=settings["horizon.next"], share=settings["outcomes.share"]),
+            outcomes_=outcomes.Outcomes(
+                horizon_ms=settings["horizon.next"], purchase_ms=settings["horizon.purchase"],
+                share=settings["outcomes.share"],
+            ),
         )  # fmt: skip
         held["scorer"].latencies_ms = told.latencies
         return held["scorer"]

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from featurestore.events import Row
-from streams import codec
+from streams import codec, purchases
 
 CHAMPION, HOLDBACK = "champion", "holdback"
 LIMIT = 50_000  # open predictions of a worker, some .9 KB each
@@ -72,6 +72,7 @@ class Open:
         self.waiting: deque[Predicted] = deque()
         self.by_user: dict[str, _User] = {}
         self.watermark_ms = 0  # of the rows that were observed
+        self.purchases = purchases.Open()
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -88,6 +89,7 @@ class Open:
 
     def observe(self, row: Row) -> None:
         """A row in order of arrival: the label of those predictions of its user that have none as early as it."""
+        self.purchases.observe(row)
         user = self.by_user.get(row.event.user_id)
         if user is None or not row.engages or not row.event.consent:
             return
@@ -113,6 +115,7 @@ class Open:
 
     def forget(self, users: Collection[str]) -> None:
         """Drop what was said of these users."""
+        self.purchases.keep(lambda made: made.user_id not in users)
         if not self.by_user.keys().isdisjoint(users):
             self._keep(lambda made: made.user_id not in users)
 
@@ -143,8 +146,9 @@ class Open:
 class Outcomes:
     """What a worker's predictions came to since it started; of more than `limit` at once a sample, by their ids."""
 
-    def __init__(self, *, horizon_ms: int, share: float = 1.0, limit: int = LIMIT) -> None:
+    def __init__(self, *, horizon_ms: int, purchase_ms: int = 0, share: float = 1.0, limit: int = LIMIT) -> None:
         self.horizon_ms, self.limit = horizon_ms, limit
+        self.purchases = purchases.Purchases(horizon_ms=purchase_ms, share=share, limit=limit)
         self.wanted = self.share = share  # as set, as it is now
         self.noted = self.settled = self.passed_over = 0
         self.by: dict[Key, Sums] = {}
@@ -153,6 +157,7 @@ class Outcomes:
     def note(self, open_: Open, prediction: codec.Prediction, trigger: Row, seen: list[Row]) -> None:
         """An acknowledged prediction; `seen` are the rows of the session that it was made from."""
         place = int(prediction.prediction_id[:8], 16)
+        self._note_purchase(open_.purchases, prediction, trigger, place)
         if place >= self.share * 2**32:
             self.passed_over += 1
             return
@@ -177,9 +182,18 @@ class Outcomes:
         else:
             self.passed_over += 1
 
+    def _note_purchase(self, open_: purchases.Open, said: codec.Prediction, trigger: Row, place: int) -> None:
+        if said.purchase_probability is not None:
+            self.purchases.note(open_, purchases.Said(
+                key=(said.model_version, said.arm), user_id=said.user_id, group=_number(said.user_id) % GROUPS,
+                place=place, at_ms=trigger.event.ts_ms, offset=trigger.origin.offset,
+                until_ms=trigger.event.ts_ms + self.purchases.horizon_ms, probability=said.purchase_probability,
+            ))  # fmt: skip
+
     def settle(self, open_: Open, watermark_ms: int) -> None:
         """Count what is known for good once the watermark stands here."""
         open_.watermark_ms = max(open_.watermark_ms, watermark_ms)
+        self.purchases.settle(open_.purchases, open_.watermark_ms)
         for made in open_.mature(open_.watermark_ms):
             self.settled += 1
             sums = self.by.get(made.key) or self._begun(made.key)
@@ -189,6 +203,7 @@ class Outcomes:
 
     def bound(self, parts: Collection[Open]) -> None:
         """Halve the share where more than `limit` are open, dropping what it leaves out; double it where few are."""
+        self.purchases.bound([part.purchases for part in parts])
         open_ = sum(map(len, parts))
         while open_ > self.limit:
             self.share /= 2
@@ -212,6 +227,7 @@ class Outcomes:
                 {"version": version, "arm": arm, "sums": dict(zip(FIELDS, _rounded(sums), strict=True))}
                 for (version, arm), sums in self.by.items()
             ],
+            "purchases": self.purchases.told([part.purchases for part in parts]),
             "arms": {arm: dict(zip(FIELDS, sums, strict=True)) for arm, sums in self._arms().items()},
         }
 

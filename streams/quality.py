@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from streams import purchases
 from streams.outcomes import CHAMPION, FIELDS, GROUPS, HOLDBACK, Key
 
 RATIOS = {  # what is summed, over how many
@@ -25,8 +26,8 @@ COUNTS = ("open", "settled", "unsettled", "passed_over")
 def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """All workers' outcomes as one: `COUNTS`, and `by` version and arm what `quality` tells, oldest version first.
 
-    `arms`: the same of each arm over the versions that are told one by one. `gains`: where a version has both arms,
-    champion minus those held back.
+    `arms`: the same of each arm over the versions that are told one by one. `purchases`: what `bought` tells of each
+    arm, and of the newest versions. `gains`: where a version has both arms, champion minus those held back.
     """
     told = [beat["outcomes"] for beat in beats if beat.get("outcomes")]
     sums: dict[Key, dict[str, list[float]]] = {}
@@ -40,6 +41,7 @@ def merged(beats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: sum(int(one[name]) for one in told) for name in COUNTS} | {
         "by": [{"version": version, "arm": arm, **figures} for (version, arm), figures in by.items()],
         "arms": [{"arm": arm, **quality(arms[arm])} for arm in sorted(arms)],
+        "purchases": _purchases([one["purchases"] for one in told if "purchases" in one]),
         "gains": [
             {"version": version, **{name: difference(by[version, CHAMPION][name], held[name]) for name in RATIOS}}
             for (version, arm), held in by.items()
@@ -65,6 +67,74 @@ def quality(sums: Mapping[str, list[float]]) -> dict[str, Any]:
     }
 
 
+def _purchases(told: list[Mapping[str, Any]]) -> dict[str, Any]:
+    sums: dict[tuple[str, ...], purchases.Sums] = {}
+    for entry in (entry for one in told for entry in (*one["arms"], *one["by"])):
+        key = (entry["version"], entry["arm"]) if "version" in entry else (entry["arm"],)
+        known = sums.get(key)
+        sums[key] = entry["sums"] if known is None else [
+            [a + b for a, b in zip(mine, other, strict=True)] for mine, other in zip(known, entry["sums"], strict=True)
+        ]  # fmt: skip
+    return {
+        "open": sum(int(one["open"]) for one in told),
+        "arms": [{"arm": key[0], **bought(sums[key])} for key in sorted(sums) if len(key) == 1],
+        "by": [{"version": key[0], "arm": key[1], **bought(sums[key])} for key in sorted(sums) if len(key) == 2],
+    }
+
+
+def bought(sums: purchases.Sums) -> dict[str, Any]:
+    """Log loss and AUC of purchase probabilities with 95 % intervals, and what was said beside what came.
+
+    `base`: the log loss of who always says the share that came. The AUC is that of the bins: two in one bin count as
+    told half right.
+    """
+    total = [sum(column) for column in zip(*sums, strict=True)]
+    n, came = total[0], total[3]
+    share = came / n if n else 0.0
+    return {
+        "n": round(n),
+        "log_loss": interval([group[1] for group in sums], [group[0] for group in sums]),
+        "base": -sum(p * math.log(p) for p in (share, 1 - share) if p > 0),
+        "auc": left_out(_auc, sums),
+        "said": total[2] / n if n else None,
+        "came": share if n else None,
+    }
+
+
+def _auc(total: list[float]) -> float | None:
+    """How probable it is that who bought was told higher than who did not; None where one of the two is missing."""
+    begin = len(purchases.FIELDS)
+    no, yes = total[begin : begin + purchases.BINS], total[begin + purchases.BINS :]
+    if not sum(no) or not sum(yes):
+        return None
+    below, right = sum(no), 0.0
+    for wrong, told_right in zip(no, yes, strict=True):  # the highest first
+        below -= wrong
+        right += told_right * (below + wrong / 2)
+    return right / (sum(no) * sum(yes))
+
+
+def left_out(statistic: Callable[[list[float]], float | None], sums: purchases.Sums) -> dict[str, float | None]:
+    """A statistic of all sums, its interval by leaving out one group of users after the other, as `interval`."""
+    total = [sum(column) for column in zip(*sums, strict=True)]
+    mean = statistic(total)
+    groups = [group for group in sums if group[0] > 0]
+    found = [statistic([a - b for a, b in zip(total, group, strict=True)]) for group in groups]
+    without = [one for one in found if one is not None]
+    n = round(total[0])
+    if mean is None or len(without) < len(groups) or len(groups) < 2:
+        return {"n": n, "mean": mean, "low": None, "high": None}
+    reach = _reach(without)
+    return {"n": n, "mean": mean, "low": mean - reach, "high": mean + reach}
+
+
+def _reach(without: list[float]) -> float:
+    """Half the width of an interval from what a statistic is without each of the groups."""
+    centre = sum(without) / len(without)
+    error = math.sqrt((len(without) - 1) / len(without) * sum((one - centre) ** 2 for one in without))
+    return T975[len(without) - 1] * error
+
+
 def interval(top: list[float], bottom: list[float]) -> dict[str, float | None]:
     """The ratio of two sums over groups of users, its interval by leaving out one group after the other.
 
@@ -82,9 +152,7 @@ def interval(top: list[float], bottom: list[float]) -> dict[str, float | None]:
     if len(pairs) < 2:
         return {"n": round(over), "mean": mean, "low": None, "high": None}
     without = [(mean * over - a) / (over - b) for a, b in pairs]
-    centre = sum(without) / len(without)
-    error = math.sqrt((len(without) - 1) / len(without) * sum((one - centre) ** 2 for one in without))
-    reach = T975[len(without) - 1] * error
+    reach = _reach(without)
     return {"n": round(over), "mean": mean, "low": mean - reach, "high": mean + reach}
 
 
@@ -116,6 +184,11 @@ def plain(live: Mapping[str, Any], lines: int = 6) -> Iterable[str]:
         yield (
             f"live {gain['version']} against those held back: log loss {told(gain['log_loss'], sign='+')}, "
             f"R@20 {told(gain['recall20'], sign='+')}, MRR@20 {told(gain['mrr20'], sign='+')}"
+        )
+    for one in live.get("purchases", {}).get("arms", ()):
+        yield (
+            f"live purchases {one['arm']} (n={one['n']:,}): log loss {told(one['log_loss'])}, {one['base']:.3f} by the "
+            f"share alone; AUC {told(one['auc'])}; said {one['said']:.1%}, came {one['came']:.1%}"
         )
     if live["open"] or live["unsettled"] or live["passed_over"]:
         yield (
