@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ class Site:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         return self.process
 
-    def until(self, true: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    def until(self, true: Callable[[dict[str, Any]], Any], seconds: float = 90) -> dict[str, Any]:
         """The first beat of which something is true."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             for records in self.consumer.poll(timeout_ms=500).values():
                 self.beat = json.loads(records[-1].value)
@@ -154,6 +154,10 @@ class Site:
 
     def read(self, topic: str, *, committed: bool = True) -> list[Any]:
         """Every record of a topic, each partition in its order."""
+        return list(self.each(topic, committed=committed))
+
+    def each(self, topic: str, *, committed: bool = True) -> Iterator[Any]:
+        """The same, where they are too many to be held."""
         level = "read_committed" if committed else "read_uncommitted"
         consumer = client.KafkaConsumer(
             bootstrap_servers=self.address, enable_auto_commit=False, isolation_level=level,
@@ -162,17 +166,16 @@ class Site:
         parts = [client.TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
         consumer.assign(parts)
         consumer.seek_to_beginning(*parts)
-        ends, found = consumer.end_offsets(parts), []
+        ends = consumer.end_offsets(parts)
         while any(consumer.position(p) < ends[p] for p in parts):
             for records in consumer.poll(500).values():
-                found += records
+                yield from records
         consumer.close()
-        return found
 
-    def check(self) -> tuple[int, str]:
+    def check(self, seconds: float = 120) -> tuple[int, str]:
         """`nextclick store check` against Kafka: its exit code and what it said."""
         command = [sys.executable, "-m", "deploy.cli", "store", "check", *self.options(), "--kafka", self.address]
-        done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
         return done.returncode, done.stdout + done.stderr
 
     def close(self) -> None:

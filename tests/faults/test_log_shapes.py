@@ -62,6 +62,27 @@ def test_aborted_records_are_never_stored(site: Site) -> None:
     assert code == 0, told
 
 
+def test_retries_under_the_same_event_id_count_once(site: Site) -> None:
+    """Whether they come in one poll, behind a worker that was killed, or behind one that begins from the lake alone."""
+    site.send(event(1), event(1), event(2))
+    site.start()
+    site.settled(stored=2, duplicates=1)
+    assert site.process is not None
+    site.process.kill()
+    site.process.wait()
+    site.send(event(1), event(2))
+    site.start()
+    site.settled(stored=2, duplicates=3)
+    assert site.stop() == 0
+    for path in (site.folder / "store").glob("*.duckdb*"):
+        path.unlink()
+    site.send(event(2), event(3))
+    site.start()
+    site.settled(stored=3, duplicates=4)
+    assert site.stop() == 0
+    assert site.ids() == names(range(1, 4))
+
+
 def test_compacted_topic_has_legal_holes(kafka: str, tmp_path: Path) -> None:
     """What compaction left is stored, what it took is neither a gap nor missing, before and after a restart.
 
