@@ -36,7 +36,9 @@ ARMS: dict[str, Callable[[texts.Texts], Arm]] = {
     "vmis-knn-listings": lambda words: Arm(items=knn.Vmis(listings=True)),
     "zero-shot": lambda words: Arm(items=texts_alone.ZeroShot(words)),
     "gru4rec": lambda words: Arm(items=sequence.SequenceModel(sequence.Gru)),
-    "sasrec": lambda words: Arm(items=sequence.SequenceModel(sequence.Attention)),
+    "sasrec": lambda words: Arm(
+        items=sequence.SequenceModel(sequence.Attention, sequence.SequenceSettings(dropout=0.4))
+    ),
     "textbook": lambda words: Arm(items=classifier.TextbookClassifier(str(words.encoder))),
 }
 CHEAP = ("last", "popular", "markov1", "markov2", "vmis-knn", "vmis-knn-listings", "zero-shot")  # nothing is trained
