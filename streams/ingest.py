@@ -135,6 +135,7 @@ class Ingest:
         self.lock, self.disk = asyncio.Lock(), asyncio.Lock()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.parts: dict[TP, Part] = {}
+        self.left: set[PartitionKey] = set()  # revoked and still in the file: most come back with the next assignment
         self.waiting: deque[Batch] = deque()  # folded, not committed
         self.room, self.full = asyncio.Event(), asyncio.Event()  # for more to be folded; a commit's worth acknowledged
         self.room.set()
@@ -373,6 +374,9 @@ class Ingest:
         async with self.lock, self.disk:
             for tp in sorted(partitions - self.parts.keys()):
                 self.parts[tp] = await self.on_writer(self._adopt, tp, *bounds[tp])
+            for key in sorted(self.left - {part.key for part in self.parts.values()}):
+                await self.on_writer(self.store.drop, key)  # others have them now
+            self.left.clear()
             return {tp: self.parts[tp].read for tp in partitions}
 
     def _adopt(self, tp: TP, first: int, end: int) -> Part:
@@ -393,19 +397,20 @@ class Ingest:
         return part
 
     async def release(self, partitions: set[TP], *, drop: bool) -> None:
-        """Commit, flush to the lake, and (on a revoke) drop: the next owner starts from the lake."""
+        """Commit, flush to the lake, and (on a revoke) drop what does not come back: its next owner has the lake."""
         async with self.lock, self.disk:
             await self.commit()
             await self._forget()
-            for tp in sorted(partitions & self.parts.keys()):
-                part = self.parts.pop(tp)
-                await self.on_writer(self._release, part, drop)
+            gone = [self.parts.pop(tp) for tp in sorted(partitions & self.parts.keys())]
+            rows = await self.on_writer(self._committed, gone)
+            for part in gone:
+                await self.on_writer(self._release, part, rows)
+            if drop:
+                self.left.update(part.key for part in gone)
 
-    def _release(self, part: Part, drop: bool) -> None:
+    def _release(self, part: Part, rows: dict[PartitionKey, pa.Table]) -> None:
         progress = self.store.progress().get(part.key)
         if progress is not None:
-            self._to_lake(part, self._committed([part])[part.key], progress)
-        if drop:
-            self.store.drop(part.key)
+            self._to_lake(part, rows[part.key], progress)
         log.info("Partition released.", topic=part.key.topic, partition=part.key.partition,
-                 next=progress.next if progress else None, dropped=drop)  # fmt: skip
+                 next=progress.next if progress else None)  # fmt: skip

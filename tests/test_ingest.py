@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from featurestore import lake, sessions, store
+from featurestore import cover, lake, sessions, store
 from streams import ingest, transport
 
 TOPIC = "events"
@@ -264,5 +264,33 @@ def test_a_commits_worth_of_rows_is_not_kept_waiting(worker: Worker, monkeypatch
             assert not due.done()
             worker.ingest.acknowledged(batch.seq)
         await asyncio.wait_for(due, 60)
+
+    asyncio.run(steps())
+
+
+def test_partition_that_comes_back_is_not_read_from_the_lake(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebalance takes all and gives most back: those are in the file still; what went to others is dropped."""
+    keys = [lake.PartitionKey(f"{TOPIC}@log", p) for p in range(3)]
+    tps = {TP(TOPIC, p) for p in range(3)}
+
+    async def steps() -> None:
+        await worker.adopt(0, 1, 2)
+        for partition in range(3):
+            await worker.take(partition, [1_000, 2_000])
+        uncommitted = await worker.fold(0, [3_000])
+        await worker.ingest.release(tps, drop=True)
+        taken = lake.LakeProgress(next=4, watermark_ms=2_000, stored=4)  # another one had partition 1 for a while
+        rows = worker.store.flush_rows({keys[1]: (0, 2)})[keys[1]]
+        worker.lake.write(keys[1], 2, 4, rows.set_column(2, "offset", [[2, 3]]), taken)
+        with monkeypatch.context() as patched:
+            patched.setattr(cover.Cover, "restorable", lambda *_: pytest.fail("the lake was read"))
+            await worker.adopt(0)
+        assert worker.ingest.parts[TP(TOPIC, 0)].read == 2
+        assert [len(s.rows) for s in worker.ingest.parts[TP(TOPIC, 0)].open.sessions()] == [2]
+        assert uncommitted.rows[0].origin.offset == 2
+        assert set(worker.store.progress()) == {keys[0]}
+        await worker.adopt(0, 1)
+        assert worker.ingest.parts[TP(TOPIC, 1)].read == 4
+        assert [r.origin.offset for r in worker.store.rows(keys[1], 0)] == [0, 1, 2, 3]
 
     asyncio.run(steps())
