@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
@@ -69,12 +70,13 @@ class Source:
             if self.repeat.is_set():
                 self.repeat.clear()
                 self.again += len(self.newest)
-                waiting |= {asyncio.create_task(self._deliver(*one, fresh=False)) for one in list(self.newest)}
-            while due >= 1 and len(waiting) < OUTSTANDING:
+                waiting.add(asyncio.create_task(self._deliver(list(self.newest), fresh=False)))
+            ones = []
+            while due >= 1 and self.sent - self.acked < OUTSTANDING:
                 due -= 1
-                one = self.event()
+                ones.append(self.event())
                 self.sent += 1
-                waiting.add(asyncio.create_task(self._deliver(*one)))
+            waiting.add(asyncio.create_task(self._deliver(ones)))
             waiting = {task for task in waiting if not task.done()}
         while waiting and not self._killed.is_set():
             await asyncio.wait(waiting, timeout=0.5)
@@ -83,16 +85,25 @@ class Source:
             task.cancel()
         await asyncio.wait_for(self._producer.stop(), ANSWER_S)
 
-    async def _deliver(self, key: bytes, value: bytes, fresh: bool = True) -> None:
-        while True:
-            try:
-                await asyncio.wait_for(self._producer.send_and_wait(self.topic, value, key=key), ANSWER_S)
-                break
-            except (TimeoutError, aiokafka.errors.KafkaError):
-                self.again += 1
+    async def _deliver(self, ones: list[tuple[bytes, bytes]], fresh: bool = True) -> None:
+        """Until each is acknowledged; one task for what is sent together: one an event costs more than sending."""
+        while ones:
+            sent: list[asyncio.Future[Any]] = []
+            with contextlib.suppress(TimeoutError, aiokafka.errors.KafkaError):
+                async with asyncio.timeout(ANSWER_S):
+                    for key, value in ones:
+                        sent.append(await self._producer.send(self.topic, value, key=key))
+                    await asyncio.wait(sent)
+            for future in sent:
+                future.add_done_callback(lambda done: done.cancelled() or done.exception())  # what comes too late
+            heard = {n for n, future in enumerate(sent) if future.done() and not future.cancelled()}
+            heard = {n for n in heard if sent[n].exception() is None}
+            self.acked += len(heard) * fresh
+            self.newest += [one for n, one in enumerate(ones) if n in heard]
+            ones = [one for n, one in enumerate(ones) if n not in heard]
+            if ones:
+                self.again += len(ones)
                 await asyncio.sleep(0.1)
-        self.acked += fresh
-        self.newest.append((key, value))
 
     async def _started(self) -> Any:
         producer = aiokafka.AIOKafkaProducer(bootstrap_servers=self.address, acks="all", linger_ms=20)
