@@ -63,7 +63,7 @@ def _shapes(
     for name in missing:
         level: Level = "fault" if name in names.events else "notice"
         yield Finding(check="topics", level=level, text=f"topic {name} is not there",
-                      remedy="name yours with --set topics.events=NAME, or let `nextclick up` make it"
+                      remedy="name yours with --set topics.events=NAME; where nobody sends yet, `nextclick up` makes it"
                       if level == "fault" else "a worker makes it at its start; it needs the right to")  # fmt: skip
     for d in differences:
         exactly = d.setting == "partitions" and d.topic in (names.control, names.state)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy import replay
+from deploy import order, replay
 from featurestore import disk, lake, sessions
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import PartitionKey
@@ -87,26 +87,42 @@ class Imported(msgspec.Struct, kw_only=True):
     unusable: dict[str, int] = {}  # events by reason
     examples: list[str] = []
     begun: list[tuple[int, int]] | None = None  # partitions' offsets where a batch was begun that may lie half written
+    sorted: bool = False  # by time, before it was read
     done: bool = False
 
 
 def bring(
-    file: Path, shared: Path, settings: sessions.SessionSettings, *, dialect: str | None = None,
+    file: Path, shared: Path, settings: sessions.SessionSettings, *, dialect: str | None = None, sort: bool = False,
     keep: Collection[str] = (), batch: int = CHUNK, tell: Callable[[Imported], None] = lambda _: None,
 ) -> Imported:  # fmt: skip
-    """Write a file's events, oldest first, into the lake; each once, however often it is stopped and begun again."""
+    """Write a file's events, oldest first, into the lake; each once, however often it is stopped and begun again.
+
+    `sort`: its lines are in no order of time and are sorted first; without it such a file raises `order.NotInOrder`
+    before anything is written.
+    """
     note = shared / "imports" / f"{_digest(file, dialect)}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     state = msgspec.json.decode(note.read_bytes(), type=Imported) if note.is_file() else Imported(file=str(file))
     if state.done:
         return state
+    if (state.begun is not None or state.messages) and state.sorted != sort:
+        how = "with" if state.sorted else "without"
+        raise order.NotInOrder(f"the import of {file} was begun {how} --sort: go on {how} it")
+    state.sorted = sort
+    in_order, named = file, dialect
+    if sort:
+        in_order, named = note.with_suffix(".jsonl"), None
+        if not in_order.is_file():
+            order.by_time(file, in_order, dialect, keep)
+    elif not state.messages:
+        order.require(file, dialect, settings, keep)
     history = History(lake.Lake(shared, "import"), settings)
     if state.begun is not None:
         begun = {PartitionKey(lake.HISTORY, p): offset for p, offset in state.begun}
         history.offsets = defaultdict(int, {key: begun.get(key, 0) for key in history.end})
     if state.messages:
         history.restore()
-    source = itertools.islice(replay.lines(file, dialect), state.messages, None)
+    source = itertools.islice(replay.lines(in_order, named), state.messages, None)
     while lines := list(itertools.islice(source, batch)):
         state.begun = [(key.partition, offset) for key, offset in history.offsets.items()]
         _keep(note, state)
@@ -120,6 +136,8 @@ def bring(
         tell(state)
     state.done = True
     _keep(note, state)
+    if sort:
+        in_order.unlink()
     return state
 
 
@@ -139,7 +157,7 @@ def _take(history: History, state: Imported, number: int, line: replay.Line, kee
         state.duplicates += outcome == "duplicate"
         if outcome in ("too-late", "future-ts"):
             _unusable(state, number, outcome, f"event {element.event_id}: ts {element.ts_ms} lies further behind the "
-                      "events before it than the lake keeps: sort the file by time")  # fmt: skip
+                      "events before it than the lake keeps: import it with --sort")  # fmt: skip
 
 
 def _unusable(state: Imported, number: int, reason: str, message: str) -> None:

@@ -93,7 +93,10 @@ class EventProducer:
         try:
             sent = self._producer.send(self.topic, key=key.encode(), value=value)
         except KafkaTimeoutError as error:
-            why = f"topic {self.topic} was not found within {METADATA_S:.0f} s: is it there, and the broker up?"
+            why = (
+                f"topic {self.topic} was not found within {METADATA_S:.0f} s: is the broker up? create the topic, or "
+                "let `nextclick up` or a worker make it"
+            )
             raise NotDelivered([named], why) from error
         number = next(self._numbers)
         self._waiting[number] = named

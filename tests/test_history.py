@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy import history
+from deploy import history, order
 from featurestore import lake, sessions
 from tests.test_cli import run
 
@@ -72,3 +72,45 @@ def test_what_cannot_be_used_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     assert (code, "10 rows stored of 13 messages" in out) == (0, True)
     code, _, err = run(capsys, "import", "/nowhere", "--shared", str(tmp_path / "s"))
     assert (code, "is no file" in err) == (1, True)
+
+
+def test_a_file_in_no_order_is_refused_or_sorted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Newest first: without --sort nothing is written; with it the rows are those of the same file in order."""
+    file = file_of(tmp_path)
+    assert history.bring(file, tmp_path / "whole", SETTINGS).late == 0
+    backwards = tmp_path / "backwards.jsonl"
+    backwards.write_text("\n".join([*reversed(file.read_text().splitlines()), "{"]))
+    shared = tmp_path / "s"
+    code, _, err = run(capsys, "import", str(backwards), "--shared", str(shared))
+    assert (code, len(err.strip().splitlines()), "add --sort" in err) == (1, 1, True)
+    assert not (shared / "events").exists()
+    code, out, err = run(capsys, "import", str(backwards), "--shared", str(shared), "--sort", "--json")
+    (told,) = json.loads(out)
+    assert (code, told["stored"], told["late"], told["unusable"]) == (0, 400, 0, {"bad-json": 1}), err
+    assert rows(shared) == rows(tmp_path / "whole")
+    assert [path.suffix for path in (shared / "imports").iterdir()] == [".json"]
+    assert history.bring(backwards, shared, SETTINGS).done
+    assert len(rows(shared)) == 400
+
+
+def test_sorted_and_stopped_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sorted import that died goes on with --sort, and only so."""
+    file = file_of(tmp_path)
+    file.write_text("\n".join(reversed(file.read_text().splitlines())))
+    history.bring(file, tmp_path / "whole", SETTINGS, batch=100, sort=True)
+    write, done = lake.Lake.write_rows, [0]
+
+    def dying(self: lake.Lake, *args: Any) -> Any:
+        done[0] += 1
+        if done[0] == 9:
+            raise OSError("the power went")
+        return write(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lake.Lake, "write_rows", dying)
+        with pytest.raises(OSError, match="power"):
+            history.bring(file, tmp_path / "cut", SETTINGS, batch=100, sort=True)
+    with pytest.raises(order.NotInOrder, match="begun with --sort"):
+        history.bring(file, tmp_path / "cut", SETTINGS, batch=100)
+    history.bring(file, tmp_path / "cut", SETTINGS, batch=100, sort=True)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")

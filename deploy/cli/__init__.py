@@ -34,7 +34,7 @@ EXPECTED = frozenset({
     "SettingsError", "BrokerError", "BrokerUnreachable", "UnreadableFile", "NotReady", "NotSent", "CorruptVersion",
     "TopicUnusable", "NotLetIn", "NotDelivered", "BadEvent", "LogBehindProgress", "StoreFromNewerVersion",
     "NothingThere", "KafkaError", "UnreadableStore", "UnreadableSegment", "NotRanked", "Unrankable",
-    "NotInstalled", "NothingToJudge", "WrongKeys", "UnknownBaseline", "Undrawable",
+    "NotInstalled", "NothingToJudge", "WrongKeys", "NotInOrder", "UnknownBaseline", "Undrawable",
 })  # fmt: skip
 REMEDIES = {  # errors of other people's making whose message lacks what to do
     "IOException": "a store file belongs to one worker: give each a name of its own with --worker NAME, or remove a "

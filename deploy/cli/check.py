@@ -93,8 +93,8 @@ def judged(
 
 def _count(counts: collections.Counter[str], found: dict[str, Any]) -> None:
     held = bool(found["events"] or found["dead_letter"])
-    counts.update(lines=1, events=len(found["events"]), nothing=not held, dead_letters=bool(found["dead_letter"]))
-    counts["with_events"] += bool(found["events"])
+    counts.update(lines=1, events=len(found["events"]), nothing=int(not held))
+    counts.update(with_events=int(bool(found["events"])), dead_letters=int(bool(found["dead_letter"])))
 
 
 def _figures(counts: collections.Counter[str]) -> dict[str, int]:

@@ -15,12 +15,14 @@ from deploy.cli import check, options
 def import_(
     files: Annotated[list[Path], typer.Argument(help="One event a line, oldest first; other systems' and CSV too.")],
     dialect: check.Dialect = None,
+    sort: Annotated[bool, typer.Option("--sort", help="The lines are in no order of time: sort them first.")] = False,
     shared: options.Shared = None, config: options.Config = None, assigned: options.Set = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Write history into the lake, where the next retrain finds it; stopped, the same command goes on.
 
-    A file is known by what it holds and imported once. Rows older than `lake.keep` are expired like all others.
+    A file is known by what it holds and imported once; one in no order of time is refused without --sort. Rows older
+    than `lake.keep` are expired like all others.
 
     Example: nextclick import 2025.jsonl.gz 2026.jsonl.gz --shared ./nextclick-data
     """
@@ -32,8 +34,8 @@ def import_(
         if not file.is_file():
             raise replay.UnreadableFile(f"{file} is no file: give files of one event a line")
         replay.opened(file, named)
-    made = [history.bring(f, settings.shared, settings.sessions(), dialect=named, keep=settings["personal.keep"],
-                          tell=_progress) for f in files]  # fmt: skip
+    made = [history.bring(f, settings.shared, settings.sessions(), dialect=named, sort=sort,
+                          keep=settings["personal.keep"], tell=_progress) for f in files]  # fmt: skip
     options.show([msgspec.to_builtins(one) for one in made], json, "\n".join(map(_told, made)))
 
 
