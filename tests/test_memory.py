@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from featurestore.events import Event, EventType, Origin, Row, Session
-from trainer import followers, memory, network, predictor, texts
+from trainer import followers, memory, nearest, network, predictor, texts
 from trainer.blend import FEATURES, Blend
 from trainer.followers import Followers
 from trainer.memory import EVIDENCE, Memory
@@ -144,9 +144,11 @@ def test_a_number_that_is_used_again_brings_nothing_of_its_past(monkeypatch: pyt
     assert sorted(made.neighbours.tokens[held].tolist()) == live
 
 
-def test_a_predictor_proposes_no_forgotten_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [5, 50_000])
+def test_a_predictor_proposes_no_forgotten_item(listed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its table of items follows: one column for each item that there is, with its own text and word."""
     monkeypatch.setattr(memory, "WORDS", 40)
+    monkeypatch.setattr(nearest, "LISTED", listed)
     words, rng = texts.Texts(None, tmp_path, "w"), random.Random(5)
     net = network.Network(words.dim, [], network.NetworkSettings())
     net.start_at(words.vectors([f"i{k}" for k in range(200)]))
@@ -159,6 +161,7 @@ def test_a_predictor_proposes_no_forgotten_item(monkeypatch: pytest.MonkeyPatch,
             said, headings = made.headings([mine], [1_000 * k])
             found, _ = made.case(mine, 1_000 * k, headings[0], said.own[0])
             assert made.memory.item[found].all()
+            assert (made.lists is not None) == (made.items.size > listed)
             assert {made.memory.names[word] for word in made.items.words} == set(made.memory.items)
             assert made.items.columns(made.items.words).tolist() == list(range(made.items.size))
             for word, vector in zip(made.items.words, made.items.vectors, strict=True):

@@ -53,3 +53,41 @@ def test_nothing_is_near_where_there_are_no_items() -> None:
     best, total = nearest.proposed(found, nearest.NOBODY, unit(1, 1)[0], np.zeros((0, 8), np.float32), SCALE, BEST)
     assert len(found.columns) == len(best) == 0
     assert np.isfinite(total)
+
+
+def test_lists_that_are_all_looked_into_tell_what_looking_at_every_item_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of items that moved, and of those that came after the lists were made."""
+    monkeypatch.setattr(nearest, "PROBED", 10**6)
+    headings, placed = unit(6, 1), unit(1_000, 2)
+    lists = nearest.Lists(placed[:900])
+    placed[[3, 950]] = headings[:2]
+    lists.moved([3, 950], placed)
+    for one, every in zip(
+        lists.find(headings, placed, SCALE, BEST), nearest.find(headings, placed, SCALE, BEST), strict=True
+    ):
+        assert sorted(one.columns.tolist()) == sorted(every.columns.tolist())
+        assert np.sort(one.products) == pytest.approx(np.sort(every.products), abs=1e-4)
+        assert one.total == pytest.approx(every.total, abs=1e-4)
+
+
+def test_few_lists_hold_nearly_all_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where items lie in heaps, a tenth of the lists; the sum of what was not looked at is told by a sample."""
+    monkeypatch.setattr(nearest, "PROBED", 7)
+    placed = unit(100, 2)[np.arange(5_000) % 100] + 0.15 * unit(5_000, 3)
+    placed /= np.linalg.norm(placed, axis=1, keepdims=True)
+    headings = placed[::100] + 0.1 * unit(50, 4)
+    headings /= np.linalg.norm(headings, axis=1, keepdims=True)
+    few, every = nearest.Lists(placed).find(headings, placed, SCALE, 20), nearest.find(headings, placed, SCALE, 20)
+    found = [len({*a.columns.tolist()} & {*b.columns.tolist()}) / 20 for a, b in zip(few, every, strict=True)]
+    assert np.mean(found) > 0.9
+    assert np.abs([a.total - b.total for a, b in zip(few, every, strict=True)]).mean() < 0.1
+
+
+def test_lists_are_made_where_items_are_many_and_anew_where_an_eighth_came_since() -> None:
+    """Below that every item is looked at."""
+    lists = nearest.Lists(unit(100, 1))
+    assert not nearest.due(None, nearest.LISTED)
+    assert nearest.due(None, nearest.LISTED + 1)
+    lists.columns = np.zeros(80_000, np.int32)
+    assert not nearest.due(lists, 90_000)
+    assert nearest.due(lists, 90_001)

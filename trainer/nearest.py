@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from trainer.neighbours import Ints
 from trainer.texts import Vectors
+
+LISTED = 50_000  # items from which not all are looked at
+PROBED = 32  # lists that a session looks into, of as many as the root of the items
+SAMPLED = 4_096  # items that stand for those in the other lists
+TAUGHT, PASSES = 20_000, 4  # items that the lists' directions are found by, and how often they are shifted
 
 
 class Near(NamedTuple):
@@ -46,12 +51,85 @@ def find(headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Ne
     return [Near(*of) for of in zip(columns.astype(np.int32), chosen, totals.tolist(), strict=True)]
 
 
+class Lists:
+    """Items in lists by their directions: a session looks into those nearest to it (IVF: Jégou et al., TPAMI 2011).
+
+    What lies in the other lists counts in the sum of all, by a sample. Items that came after the lists were made stand
+    behind them and are all looked at; one that moved is looked for where it was.
+    """
+
+    def __init__(self, placed: Vectors) -> None:
+        rng, n = np.random.default_rng(7), len(placed)
+        some = placed[np.sort(rng.choice(n, min(n, TAUGHT), replace=False))]
+        self.middle = some[rng.choice(len(some), int(n**0.5), replace=False)]
+        for _ in range(PASSES):
+            near = _list_of(some, self.middle)
+            sums = np.zeros_like(self.middle)
+            np.add.at(sums, near, some)
+            norms = np.linalg.norm(sums, axis=1, keepdims=True)
+            self.middle = np.where(norms > 0, sums / np.maximum(norms, 1e-9), self.middle).astype(np.float32)
+        of = _list_of(placed, self.middle)
+        self.columns = np.argsort(of, kind="stable").astype(np.int32)  # list after list
+        self.begins = np.searchsorted(of[self.columns], np.arange(len(self.middle) + 1)).astype(np.int64)
+        self.stored = placed[self.columns]
+        self.place = np.empty(n, np.int64)  # of each column
+        self.place[self.columns] = np.arange(n)
+        self.some = np.sort(rng.choice(n, min(n, SAMPLED), replace=False))  # places
+        self.some_of = of[self.columns[self.some]]
+
+    @property
+    def size(self) -> int:
+        """Columns that are in the lists."""
+        return len(self.columns)
+
+    def moved(self, columns: Any, placed: Vectors) -> None:
+        """These columns have other vectors now."""
+        known = np.array(columns)
+        known = known[known < self.size]
+        self.stored[self.place[known]] = placed[known]
+
+    def find(self, headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Near]:
+        """As `find` of all, with what the lists tell."""
+        n, probed = len(headings), min(PROBED, len(self.middle))
+        lists = np.argpartition(headings @ self.middle.T, -probed, axis=1)[:, -probed:]
+        sizes = (self.begins[lists + 1] - self.begins[lists]).sum(1)
+        behind = len(placed) - self.size
+        products = np.full((n, int(sizes.max()) + behind), -np.inf, np.float32)
+        columns = np.zeros(products.shape, np.int32)
+        _scan(headings, lists, self.begins, self.stored, self.columns, products, columns)
+        if behind:
+            products[:, -behind:] = headings @ placed[self.size :].T
+            columns[:, -behind:] = np.arange(self.size, len(placed))
+        best = min(best, products.shape[1])
+        chosen = np.argpartition(products, -best, axis=1)[:, -best:]
+        elsewhere = np.ones((n, len(self.middle)), np.float32)
+        np.put_along_axis(elsewhere, lists, 0.0, 1)
+        counted = elsewhere[:, self.some_of]
+        stand_for = (self.size - sizes) / np.maximum(counted.sum(1), 1)
+        others = np.exp(scale * (headings @ self.stored[self.some].T) - scale)
+        totals = np.exp(scale * products - scale).sum(1) + (others * counted).sum(1) * stand_for
+        return [
+            Near(columns[i, chosen[i]], scale * products[i, chosen[i]], scale + float(np.log(totals[i])))
+            for i in range(n)
+        ]
+
+
+def due(lists: Lists | None, items: int) -> bool:
+    """Whether lists are to be made: there are too many items without, or too many behind them."""
+    return items > LISTED and (lists is None or items > 1.125 * lists.size)
+
+
+def _list_of(vectors: Vectors, middle: Vectors) -> Any:
+    return np.concatenate([(vectors[i : i + 8_192] @ middle.T).argmax(1) for i in range(0, len(vectors), 8_192)])
+
+
 def rehearse() -> None:
     """Have compiled what the others need."""
     headings = np.eye(2, dtype=np.float32)
     (near, _), own = find(headings, headings, 1.0, 1), Own(np.zeros(1, np.int32), np.zeros(1, np.float32))
     best, _ = proposed(near, own, headings[0], headings, 1.0, 1)
     products(best, headings, headings[0], 1.0, own)
+    Lists(headings).find(headings, headings, 1.0, 1)
 
 
 def proposed(near: Near, own: Own, heading: Vectors, placed: Vectors, scale: float, best: int) -> tuple[Ints, float]:
@@ -103,3 +181,15 @@ def _products(columns, placed, heading, scale, own, raised):  # type: ignore[no-
             if own[j] == columns[i]:
                 made[i] += raised[j]
     return made
+
+
+@numba.njit(cache=True)
+def _scan(headings, lists, begins, stored, column, products, columns):  # type: ignore[no-untyped-def] # pragma: no cover
+    for s in range(len(headings)):
+        n = 0
+        for a in lists[s]:
+            begin, end = begins[a], begins[a + 1]
+            if end > begin:
+                products[s, n : n + end - begin] = np.dot(stored[begin:end], headings[s])
+                columns[s, n : n + end - begin] = column[begin:end]
+                n += end - begin

@@ -21,6 +21,7 @@ ARRIVING = 20  # candidates among the newest items that nobody touched
 COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
+TAKEN = 65_536  # items whose vectors are looked up at once
 TOGETHER = 64  # sessions whose products with the items are one
 
 
@@ -55,6 +56,7 @@ class Predictor:
         self.changed = memory_.watch()
         self.changed.update(memory_.items)
         self.items = texts.ItemTable(texts_, trained.network.placed if trained else None)
+        self.lists: nearest.Lists | None = None  # where there are very many items
 
     @classmethod
     def cold(cls, texts_: texts.Texts) -> Predictor:
@@ -93,9 +95,15 @@ class Predictor:
             said = {name: item_text(name, items[name]) for name in sorted(self.changed) if name in items}
             if len(said) < len(self.changed):
                 self.items.keep(self.memory.item)
-            if said:
-                self.items.update(said, [self.memory.words[name] for name in said])
+                self.lists = None
+            names = list(said)
+            for part in (names[i : i + TAKEN] for i in range(0, len(names), TAKEN)):
+                columns = self.items.update({n: said[n] for n in part}, [self.memory.words[n] for n in part])
+                if self.lists is not None:
+                    self.lists.moved(columns, self.items.placed)
             self.changed.clear()
+            if nearest.due(self.lists, self.items.size):
+                self.lists = nearest.Lists(self.items.placed)
 
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
         """One interest a session, as of that session's instant."""
@@ -136,7 +144,8 @@ class Predictor:
     def near(self, headings: texts.Vectors) -> list[nearest.Near]:
         """What the network proposes to each of some sessions, and what its scores of all items sum up to."""
         assert self.trained is not None
-        return nearest.find(headings, self.items.placed, self.trained.network.factor, PROPOSED + network.LENGTH)
+        among = nearest if self.lists is None else self.lists
+        return among.find(headings, self.items.placed, self.trained.network.factor, PROPOSED + network.LENGTH)
 
     def leaning(self, rows: list[Row]) -> texts.Vectors:
         """What a session's newest rows are about, see `network.Sequences.leanings`."""

@@ -150,8 +150,8 @@ class ItemTable:
         self._column = Growing(np.int32)
         self.size = 0
 
-    def update(self, said: dict[str, str], words: list[int]) -> None:
-        """Take new items and new texts: name → text, and the word of each."""
+    def update(self, said: dict[str, str], words: list[int]) -> list[int]:
+        """Take new items and new texts: name → text, and the word of each; returns their columns."""
         columns = []
         for word in words:
             column = self._column.rows[word] - 1 if word < len(self._column.rows) else -1  # 0: it has none
@@ -164,6 +164,7 @@ class ItemTable:
         self._words.put(columns, np.array(words))
         if self._place is not None:
             self._placed.put(columns, self._place(made, list(said)))
+        return columns
 
     def keep(self, item: NDArray[np.bool_]) -> None:
         """Drop the columns of words that are no items any more [words]; the last columns move into their places."""
