@@ -176,8 +176,8 @@ def _clocks(sample: Sample) -> Iterator[Finding]:
     skewed = most > SKEW_MS or middle < -SKEW_MS
     yield Finding(
         check="clocks", level="notice" if skewed else "ok",
-        text=f"event times are {-middle / 1000:,.1f} s behind Kafka's (median); 1 % are more than {most / 1000:,.1f} s "
-        "ahead",
+        text=f"event times are {-middle / 1000:,.1f} s behind Kafka's (median); "
+        + (f"1 % are more than {most / 1000:,.1f} s ahead" if most > 0 else "not one in a hundred is ahead"),
         remedy="beyond an hour ahead is a dead letter: set the producers' clocks; far behind is a replay, or `ts` is "
         "not when it happened" if skewed else "",
     )  # fmt: skip

@@ -169,7 +169,7 @@ def _model(shown: Shown) -> Iterator[str]:
     champion = shown.champion or "none yet: the memory answers"
     yield f"champion {champion} · {shown.swaps} swap{'s' * (shown.swaps != 1)} · {shown.next}"
     for verdict in reversed(shown.verdicts):
-        gain = (verdict.get("bounds") or {}).get("log_loss") or {}
+        gain = (verdict.get("bounds") or {}).get("loss") or {}
         nats = f", log loss {gain['mean']:+.3f}" if gain.get("mean") is not None else ""
         yield (f"  {verdict.get('kind')} {verdicts.outcome(verdict)}: {verdict.get('reason')} "
                f"(n={verdict.get('n', 0):,}{nats}, {verdict.get('cpu_seconds', 0):.0f} CPU s)")  # fmt: skip

@@ -73,7 +73,9 @@ def gather(
         "running": {"by": begun.by, "since_ms": begun.at_ms, **begun.data} if (begun := state.running) else None,
         "next_retrain_ms": next_retrain_ms(state, int(settings["cadence"])),
         "paused": {"until_ms": paused.until_ms, "by": paused.by} if paused else None,
-        "freshness_ms": freshness(judged, settings),
+        "freshness_ms": freshness(
+            judged, settings, max(said.values(), key=lambda beat: int(beat["at_ms"]), default={})
+        ),
     }
 
 
@@ -94,12 +96,15 @@ def next_retrain_ms(state: control.ControlState, cadence_ms: int) -> int | None:
     return max(due_ms, state.pause.until_ms) if state.pause is not None else due_ms
 
 
-def freshness(judged: list[dict[str, Any]], settings: Settings) -> dict[str, int]:
-    """How long after an event a version that learnt from it may be expected: each link, and their sum."""
+def freshness(judged: list[dict[str, Any]], settings: Settings, beat: Mapping[str, Any]) -> dict[str, int]:
+    """How long after an event a version that learnt from it may be expected: each link, and their sum.
+
+    Horizon and lateness are those that the newest beat tells: the worker's own, whatever this command was started with.
+    """
     took = [int(v["wall_ms"]) for v in judged if v.get("wall_ms") and v.get("kind") == "refresh"]
     chain = {
-        "horizon": int(settings["horizon.next"]),
-        "lateness": int(settings["session.lateness"]),
+        "horizon": int(beat.get("horizon_ms") or settings["horizon.next"]),
+        "lateness": int(beat.get("lateness_ms", settings["session.lateness"])),
         "cadence": int(settings["cadence"]),
         "training": int(statistics.median(took[-10:])) if took else 0,
     }
@@ -138,8 +143,8 @@ def plain(told: dict[str, Any]) -> Iterator[str]:
         wait_ms = told["next_retrain_ms"] - now_ms
         yield f"next retrain in {_about(wait_ms)}" if wait_ms > 0 else f"a retrain is due since {_about(-wait_ms)}"
     chain = told["freshness_ms"]
-    links = " + ".join(f"{name} {notation.written(ms)}" for name, ms in chain.items() if name != "total")
-    yield f"from event to a version that learnt from it: {links} = {notation.written(chain['total'])}"
+    links = " + ".join(f"{name} {_about(ms)}" for name, ms in chain.items() if name != "total")
+    yield f"from event to a version that learnt from it: {links} = {_about(chain['total'])}"
 
 
 def _about(ms: int) -> str:

@@ -252,6 +252,8 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "partitions": {f"{p.key.topic}|{p.key.partition}": p.read for p in parts},
         "lag": sum(max(0, p.end - p.read) for p in parts),
         "watermark_ms": max((p.open.watermark_ms for p in parts), default=0),
+        "horizon_ms": scorer.outcomes.horizon_ms,
+        "lateness_ms": taken.settings.lateness_ms,
         "open_sessions": sum(len(p.open) for p in parts),
         "events": taken.events,
         "nothing": taken.nothing,

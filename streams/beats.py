@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 import structlog
@@ -12,11 +13,32 @@ from streams import connection, control
 log = structlog.get_logger()
 
 
-class Beat(msgspec.Struct, frozen=True):
-    """Of a beat what matters to others; `partitions` are named `<topic>@<log id>|<number>`."""
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker tells of itself once a second; counts are since it started. `streams.schema` says what each is."""
 
+    worker: str = ""
+    at_ms: int = 0
     partitions: dict[str, int] = {}
+    lag: int = 0
     watermark_ms: int = 0
+    horizon_ms: int = 0
+    lateness_ms: int = 0
+    open_sessions: int = 0
+    events: int = 0
+    nothing: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    missing: int = 0
+    unkeyed: int = 0
+    dead_letters: int = 0
+    predictions: int = 0
+    version: str = ""
+    swaps: int = 0
+    outcomes: dict[str, Any] = {}
+    catalogue: dict[str, int] = {}
+    busy_s: dict[str, float] = {}
+    latency_ms: dict[str, float] | None = None
 
 
 class Beats(control.Follower):

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from featurestore.events import NEEDS_ITEM
-from streams import codec, items, topics
+from streams import beats, codec, control, items, topics
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parent.parent / "docs"
@@ -66,6 +66,38 @@ MEANING: dict[str, dict[str, str]] = {
         "available": "False: not proposed until it is told anew, as after a message without a value",
         "ts": "Since when it is in the catalogue: RFC 3339 or epoch milliseconds; Kafka's timestamp where absent",
     },
+    "control": {
+        "id": "The entry's own; one that a writer's retry left twice counts once",
+        "kind": "A command (`cadence.set`, `model.promote`, `pause`, ...) or a fact (`champion.changed`, ...)",
+        "at_ms": "When it was said, epoch milliseconds by the writer's clock",
+        "by": "Who said it: a person, or the process",
+        "data": "What its kind needs; an entry that lacks it is passed over, as is a kind that is not known",
+    },
+    "state": {
+        "worker": "The worker's name; also the message's key",
+        "at_ms": "When it was told, epoch milliseconds",
+        "partitions": "The next offset to read of each that it owns, named `<topic>@<log id>|<number>`",
+        "lag": "Records between what was read and the ends of the logs",
+        "watermark_ms": "Event time up to which the furthest of its partitions was seen",
+        "horizon_ms": "How far ahead its predictions look, event time",
+        "lateness_ms": "How late an event may come, event time",
+        "open_sessions": "Sessions that may still grow",
+        "events": "Events read since it started, as all counts below where nothing else is said",
+        "nothing": "Messages that hold no event",
+        "stored": "Rows of its partitions since their logs began",
+        "duplicates": "Repeated event ids of its partitions since their logs began",
+        "rejected": "Events of its partitions that could not be taken since their logs began",
+        "missing": "Offsets that Kafka had dropped before they were read",
+        "unkeyed": "Events whose record was not keyed by their user",
+        "dead_letters": "Messages kept as dead letters",
+        "predictions": "Predictions acknowledged by the broker",
+        "version": "The version that it answers with; `memory` before there is one",
+        "swaps": "Changes to another version",
+        "outcomes": "What its predictions came to, as sums that add up across workers",
+        "catalogue": "Items that are proposed, withdrawn, waiting for their vectors, refused",
+        "busy_s": "Seconds spent by stage",
+        "latency_ms": "From a record's arrival to its acknowledged prediction at lag 0: p50 and p99 of the newest",
+    },
     "dead-letter": {
         "__connect.errors.topic": "Where the message stood",
         "__connect.errors.partition": "In which partition",
@@ -108,6 +140,17 @@ def prediction() -> Schema:
     return made
 
 
+def control_() -> Schema:
+    """An entry of the control log, by which operators and processes talk to each other."""
+    made = _described(_of(control.Entry), "control")
+    return made | {"title": "Entry", "description": "A command or a fact; the log's fold is what every process goes by"}
+
+
+def state() -> Schema:
+    """A worker's beat."""
+    return _described(_of(beats.Beat), "state") | {"description": "What a worker tells of itself once a second"}
+
+
 def dead_letter() -> Schema:
     """The headers of a dead letter; its key, value and timestamp are those of the message."""
     reasons = list(codec.Reason.__args__)  # type: ignore[attr-defined]
@@ -141,7 +184,8 @@ def _with(shape: Schema, description: str) -> Schema:
 
 def schemas() -> dict[str, Schema]:
     """Every schema by its name."""
-    return {"event": event(), "item": item(), "prediction": prediction(), "dead-letter": dead_letter()}
+    return {"event": event(), "item": item(), "prediction": prediction(), "dead-letter": dead_letter(),
+            "control": control_(), "state": state()}  # fmt: skip
 
 
 def asyncapi() -> Schema:
@@ -158,8 +202,10 @@ def asyncapi() -> Schema:
         ),
         ("predictions", names.predictions, "send", "What each person is about to be interested in; upsert by user"),
         ("deadLetters", names.dead_letters, "send", "Messages that could not be taken, with the reason"),
+        ("control", names.control, "receive", "Commands and facts in one order, kept for ever; written by us as well"),
+        ("state", names.state, "send", "How each worker is, once a second; the newest by worker"),
     ):
-        key = "The item_id" if name == "items" else "The user_id"
+        key = {"items": "The item_id", "state": "The worker's name"}.get(name, "The user_id")
         messages[name] = _message(name, {"type": "string", "description": key})
         channels[name] = {
             "address": topic, "description": summary,
@@ -187,10 +233,10 @@ def _message(name: str, key: Schema) -> Schema:
     if name == "events":
         one = {"$ref": "./schemas/event.json"}
         return made | {"payload": {"oneOf": [one, {"type": "array", "items": one}]}}
-    if name == "items":
-        return made | {"payload": {"$ref": "./schemas/item.json"}}
-    if name == "predictions":
-        return made | {"payload": {"$ref": "./schemas/prediction.json"}}
+    if name == "control":  # without a key
+        return {"contentType": "application/json", "payload": {"$ref": "./schemas/control.json"}}
+    if name != "deadLetters":
+        return made | {"payload": {"$ref": f"./schemas/{name.removesuffix('s')}.json"}}
     key = {"description": "The message's own key"}
     return {"bindings": {"kafka": {"key": key, "bindingVersion": "0.5.0"}},
             "headers": {"$ref": "./schemas/dead-letter.json"}, "payload": True}  # fmt: skip

@@ -36,7 +36,7 @@ def recorded(**more: Any) -> live.Shown:
         for n, user in enumerate(("u-7", "u" * 300, "u-9"))
     ]  # fmt: skip
     verdict = {"kind": "refresh", "accepted": True, "reason": "log loss is not worse", "n": 1_204, "cpu_seconds": 12.3,
-               "metrics": {"candidate": {}}, "bounds": {"log_loss": {"mean": -0.0123}}}  # fmt: skip
+               "metrics": {"candidate": {}}, "bounds": {"loss": {"mean": -0.0123}}}  # fmt: skip
     held = verdict | {"accepted": False, "reason": "log loss may be worse than the champion's by more than it may"}
     failed = {"kind": "tune", "accepted": False, "failed": True, "reason": "it took too long"}
     beat = {"outcomes": dict.fromkeys(quality.COUNTS, 9) | {"by": [arm("champion", 0.6), arm("holdback", 0.5)]}}

@@ -6,13 +6,16 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import orjson
 import pytest
 
-from streams import codec, items, schema
+from deploy import worker
+from featurestore import sessions
+from streams import beats, codec, control, items, outcomes, schema, stages
 from tests.test_client import prediction
 
 DOCS = schema.FOLDER
@@ -76,6 +79,10 @@ def test_examples_fit(name: str) -> None:
             assert len(codec.decode(line)) == 1
         if name == "item":
             assert items.told(line).item_id == value["item_id"]
+        if name == "control":
+            assert msgspec.json.decode(line, type=control.Entry).kind == value["kind"]
+        if name == "state":
+            assert msgspec.json.decode(line, type=beats.Beat).worker == value["worker"]
         if name == "prediction":
             assert codec.decode_prediction(line).user_id == value["user_id"]
 
@@ -149,3 +156,29 @@ def test_references_of_asyncapi_lead_somewhere() -> None:
         else:
             assert (DOCS / reference).is_file()
     assert {f"./schemas/{name}.json" for name in NAMES} <= set(found)
+
+
+def test_what_a_worker_tells_of_itself_is_what_the_schema_says() -> None:
+    """Field by field: what is told is described, and what is described is told."""
+    taken: Any = SimpleNamespace(
+        parts={},
+        settings=sessions.SessionSettings(),
+        events=1,
+        nothing=0,
+        unkeyed=0,
+        dead_letters=0,
+        busy=stages.Busy(),
+    )
+    scorer: Any = SimpleNamespace(latencies_ms=[1.0, 2.0], predictions=1, outcomes=outcomes.Outcomes(horizon_ms=5))
+    models: Any = SimpleNamespace(current=SimpleNamespace(version="memory"), swaps=0)
+    told = worker.said("w", taken, scorer, models) | {"catalogue": {"items": 1}}
+    shape = schema.state()
+    assert told.keys() == shape["properties"].keys()
+    assert wrong(json.loads(msgspec.json.encode(told)), shape, shape) is None
+
+
+def test_entries_of_the_control_log_fit() -> None:
+    """As the writer writes them."""
+    shape = schema.control_()
+    entry = control.Entry(id="1", kind="pause", at_ms=1, by="ann", data={"until_ms": 2})
+    assert wrong(json.loads(msgspec.json.encode(entry)), shape, shape) is None
