@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +60,9 @@ def rows(items: int, sessions: int, seed: int = 7) -> list[Row]:
             shelf = int(items // SHELF * pick.random() ** 2)
             path = [min(items - 1, shelf * SHELF + int(pick.triangular(0, SHELF, SHELF // 4))) for _ in range(n)]
         for item in path:
-            made.append(_row(len(made), f"{seed}-{visit}", item, searched=pick.random() < 0.05))
+            if pick.random() < 0.05:
+                made.append(_row(len(made), f"{seed}-{visit}", item, searched=True))
+            made.append(_row(len(made), f"{seed}-{visit}", item, searched=False))
         visit += 1
     return made
 
@@ -105,7 +107,9 @@ def _network(past: list[Row], words: texts.Texts) -> Network:
     names = list(dict.fromkeys(str(row.event.item_id) for visit in visits.values() for row in visit if row.engages))
     columns, said = {name: i for i, name in enumerate(names)}, {r.event.item_id: texts.row_text(r) for r in past}
     vectors = words.vectors([said[name] for name in names])
-    made = Network(words.dim, [f"sku-{i}" for i in range(len(said) - 1)], network.NetworkSettings(max_steps=STEPS))
+    settings = network.NetworkSettings(max_steps=STEPS)
+    common = [name for name, n in Counter(memory.token(row) for row in past).items() if n >= settings.word_rows]
+    made = Network(words.dim, common, settings)
     made.start_at(vectors)
     chosen = [cuts[i] for i in np.random.default_rng(7).permutation(len(cuts))[: 256 * STEPS]]
     lessons = network.Lessons(
@@ -204,19 +208,41 @@ def point(items: int, rounds: int) -> dict[str, Any]:
             "items": len(model.memory.items), "sessions": len(asked), "rounds": rounds, **cost,
             "rows_asked": statistics.mean(len(s.rows) for s in asked), "candidates": statistics.mean(found),
             "version_bytes": sum(f.stat().st_size for f in version.iterdir()),
-            "us": measured(model, asked, rounds),
+            "us": measured(model, asked, rounds), **recalled(model, asked),
         }  # fmt: skip
+
+
+def recalled(model: Predictor, asked: list[Session]) -> dict[str, float]:
+    """What the lists find of what looking at every item finds, and how far their sum is off; nothing without lists."""
+    if model.lists is None or model.trained is None:
+        return {}
+    cpu = time.process_time()
+    nearest.Lists(model.items.placed)
+    cpu = time.process_time() - cpu
+    found: dict[str, list[float]] = defaultdict(list)
+    for i in range(0, len(asked), 64):
+        part = asked[i : i + 64]
+        _, headings = model.headings([s.rows for s in part], [s.rows[-1].event.ts_ms for s in part])
+        few_of = model.near(headings)
+        all_of = nearest.find(headings, model.items.placed, model.trained.network.factor, len(few_of[0].columns))
+        for few, every in zip(few_of, all_of, strict=True):
+            for k in (20, 50):
+                best = [set(one.columns[np.argsort(-one.products)[:k]].tolist()) for one in (few, every)]
+                found[f"recall{k}"].append(len(best[0] & best[1]) / k)
+            found["sum_off"].append(abs(few.total - every.total))
+    return {name: statistics.mean(each) for name, each in found.items()} | {"lists_cpu_s": cpu}
 
 
 def table(points: list[dict[str, Any]]) -> str:
     """Markdown."""
-    out = ["| items | batch | whole | encode | network | memory | blend | learn a row | version |",
-           "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    out = ["| items | batch | whole | encode | network | memory | blend | a row | an item | version | found |",
+           "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for said in points:
+        recall = f"{said['recall20']:.3f}, {said['recall50']:.3f}" if "recall20" in said else "all"
         for size, us in said["us"].items():
             cells = " | ".join(f"{us[name]:,.0f}" for name in ("whole", *STAGES))
-            out.append(f"| {said['items']:,} | {size} | {cells} | {said['learn_us']:.1f} "
-                       f"| {said['version_bytes'] / 1e6:,.1f} MB |")  # fmt: skip
+            out.append(f"| {said['items']:,} | {size} | {cells} | {said['learn_us']:.1f} | {said['item_us']:.1f} "
+                       f"| {said['version_bytes'] / 1e6:,.1f} MB | {recall} |")  # fmt: skip
     return "\n".join(out)
 
 
