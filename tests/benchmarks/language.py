@@ -255,9 +255,12 @@ def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
     held = set(random.Random(8).sample(people, len(people) // 4))
     ends = rows[-1].event.ts_ms
     made, used = labelled(settings, rows)
-    print("| after all retrains | behaviour | n | R@20 | MRR@20 |\n|---|---|---|---|---|")
+    print(
+        "| replay (versions, CPU s) | behaviour | n | newest version: R@20 | MRR@20 | that of its time: R@20 | MRR@20 |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
     for replay in (2.0, 0.0):
-        shop = Shop(settings, folder / str(replay))
+        shop, made_by = Shop(settings, folder / str(replay)), list[tuple[int, Path]]()
         train = [row for row in rows if row.event.user_id not in held]
         train = [msgspec.structs.replace(row, origin=Origin(KEY.topic, 0, i, 0, row.event.ts_ms))
                  for i, row in enumerate(train)]  # fmt: skip
@@ -265,17 +268,25 @@ def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
         for begin, end in zip([0, *edges], [*edges, len(train)], strict=True):
             if end > begin:
                 shop.train(train[begin:end], network.NetworkSettings(replay=replay, cuts=20_000))
-        model = shop.model()
+                if shop.champion is not None:
+                    made_by.append((train[end - 1].event.ts_ms, shop.champion))
+        arm = f"{replay:g} ({len({path for _, path in made_by})}, {shop.cpu:.0f})"
         for name, days in (("a day old", 1), ("a week old", 7), ("a month old", 30)):
-            when = (made.at_ms < ends - (days - 1) * DAY) & (made.at_ms >= ends - (days + 2) * DAY)
+            until = ends - (days - 1) * DAY
+            when = (made.at_ms < until) & (made.at_ms >= until - 3 * DAY)
             cuts = [i for i in np.flatnonzero(when & (made.next_row >= 0)) if used[made.row[i]].event.user_id in held]
             cuts = cuts[:: max(1, len(cuts) // TESTED)]
-            answers = predicted(model, [window_rows(made, used, i) for i in cuts])
-            target = [str(used[made.next_row[i]].event.item_id) for i in cuts]
-            ranks = [rank([n for n, _ in said.items], t) for said, t in zip(answers, target, strict=True)]
-            arm = f"replay {replay:g}: {shop.out.names()[-1][:7]}, {shop.cpu:.0f} CPU s"
-            line = told(f"{arm} | {name} | {len(cuts)}", ranks, made.session_key[cuts], "")
-            print(line.rstrip(" |") + " |", flush=True)
+            sessions, target = [window_rows(made, used, int(i)) for i in cuts], _targets(made, used, cuts)
+            cells = []
+            for path in (made_by[-1][1], next((p for at, p in made_by if at >= until - DAY), made_by[-1][1])):
+                answers = predicted(Predictor.load(path, shop.words), sessions)
+                ranks = [rank([n for n, _ in said.items], t) for said, t in zip(answers, target, strict=True)]
+                cells.append(told("", ranks, made.session_key[cuts], "").strip("| "))
+            print(f"| {arm} | {name} | {len(cuts)} | {' | '.join(cells)} |", flush=True)
+
+
+def _targets(made: window.Examples, used: list[Row], cuts: list[Any]) -> list[str]:
+    return [str(used[made.next_row[i]].event.item_id) for i in cuts]
 
 
 if __name__ == "__main__":
