@@ -191,14 +191,17 @@ class Predictor:
         self, session: Session, found: Ints, each: Any, none: float, buys: float | None,
         reason: Literal["model", "fallback"],
     ) -> Interest:  # fmt: skip
-        names = self.memory.names
         shelves, shares = blend.by_category(self.memory.category[found], each, none)
         return Interest(
-            session.user_id, session.session_id,
-            [(names[found[k]], float(each[k])) for k in _ranked(each, ITEMS)],
-            [(names[shelves[k]][2:], float(shares[k])) for k in _ranked(shares, CATEGORIES)],
+            session.user_id, session.session_id, self._named(found, each, ITEMS),
+            [(name[2:], share) for name, share in self._named(shelves, shares, CATEGORIES)],
             none, buys, reason, self.version,
         )  # fmt: skip
+
+    def _named(self, words: Ints, each: Any, n: int) -> list[tuple[str, float]]:
+        """The n largest with the names of their words, the largest first."""
+        best, names = _ranked(each, n), self.memory.names
+        return list(zip([names[word] for word in words[best].tolist()], each[best].tolist(), strict=True))
 
     def save(self, directory: Path) -> None:
         """Write the version's files into an empty directory: tensors as safetensors, the rest as JSON."""
