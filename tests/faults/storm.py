@@ -28,7 +28,7 @@ GAP_MS, LATENESS_MS, KEEP_MS = 1_000, 40_000, 60_000  # some 3,500 open sessions
 BURST = 3  # events that one user sends at once: as many sessions are predicted for as there are bursts
 CHANGING = ("B", "C")  # workers that come and go; A stays
 BEHIND_S = 30.0  # of the full rate: where more waits, the source sends a tenth until it is caught up with
-RECOVERY_S = 15.0  # then the next deed comes, recovered or not
+RECOVERY_S = 12.0  # then the next deed comes, recovered or not
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Storm:
         for number, deed in enumerate(deeds, 1):
             deed()
             self.say(f"{number} of {len(deeds)}: {deed.__name__.strip('_')}, {self.arena.source.rate:.0f}/s")
-            if chance.random() < 0.7:  # the others come before it has recovered
+            if number % 3:  # after every third the next comes before anything has recovered
                 sent = self.arena.source.acked
                 self.until(lambda upto=sent: self.arena.reached() >= upto, RECOVERY_S)
             self.pause(chance.uniform(0, 3))
