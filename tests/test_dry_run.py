@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from deploy.settings import Settings
 from featurestore import lake
 from featurestore.events import Event, Origin, Row
 from streams import control, topics
-from tests.test_cli import run
+from tests.conftest import Run
+from tests.test_cli import run as run_
 
 NOW_MS = 1_760_000_000_000
 
@@ -99,16 +100,12 @@ def standing(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def test_a_dry_run_tells_what_it_would_do_and_does_nothing(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, typed: Callable[[Settings], Run]
 ) -> None:
     """It begins where the lake ends; the broker's topics, groups and offsets and all files are as they were."""
-    for name, value in settings.values.items():
-        if value.source == "option":
-            monkeypatch.setenv("NEXTCLICK_" + name.replace(".", "_").upper(), value.text)
+    run = typed(settings)
     before = standing(settings, tmp_path)
-    code, out, err = run(capsys, "worker", "--dry-run", "--for", "3s", "--json")
-    assert code == 0, err
-    told = json.loads(out)
+    told = run("worker", "--dry-run", "--for", "3s", "--json")
     assert (told["events"], told["stored"], told["rejected"], told["lag"]) == (30, 29, 1, 0)
     assert told["dead_letters"] == {"bad-json": 1}
     assert told["predictions"] >= 4
@@ -116,8 +113,8 @@ def test_a_dry_run_tells_what_it_would_do_and_does_nothing(
     assert told["sample"][0]["items"][0]["item_id"] in {f"i{n}" for n in range(7)}
     assert told["version"] == "memory"
     assert standing(settings, tmp_path) == before
-    code, out, _ = run(capsys, "worker", "--dry-run", "--for", "1s")
-    assert (code, out.strip().splitlines()[-1]) == (0, "nothing was published, nothing was committed")
+    out = run("worker", "--dry-run", "--for", "1s")
+    assert out.strip().splitlines()[-1] == "nothing was published, nothing was committed"
     assert standing(settings, tmp_path) == before
 
 
@@ -128,11 +125,11 @@ def test_before_anything_was_started(
     monkeypatch.chdir(tmp_path)
     with broker.embedded(port=0) as running:
         asked = ["worker", "--dry-run", "--for", "1s", "--kafka", running.address, "--set", "encoder=none"]
-        code, _, err = run(capsys, *asked)
+        code, _, err = run_(capsys, *asked)
         assert (code, "topic clickstream.events is not at" in err, len(err.strip().splitlines())) == (1, True, 1)
         with topics.admin_of(running.address) as admin:
             admin.create_topics({"clickstream.events": {"num_partitions": 2, "replication_factor": 1}})
-        code, out, _ = run(capsys, *asked, "--json")
+        code, out, _ = run_(capsys, *asked, "--json")
         assert (code, json.loads(out)["predictions"]) == (0, 0)
         with topics.admin_of(running.address) as admin:
             assert admin.list_topics() == ["clickstream.events"]

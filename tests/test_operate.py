@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deploy import broker, cli
+from deploy import broker
 from deploy.cli import log
 from deploy.settings import Settings
 from streams import control, topics
+from tests.conftest import Run
 from trainer import registry
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +45,9 @@ def settings(address: str, tmp_path: Path, request: pytest.FixtureRequest) -> Se
 
 
 @pytest.fixture
-def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A command as an operator types it (with the settings in the environment): its text, or its JSON."""
-    for name in ("kafka", "shared", "store.folder", "topics.control", "topics.state", "topics.items"):
-        monkeypatch.setenv("NEXTCLICK_" + name.replace(".", "_").upper(), settings.text(name))
-
-    def typed(*arguments: str, code: int = 0) -> Any:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        out = capsys.readouterr()
-        assert (ended.value.code or 0) == code, out.err
-        if code:
-            return out.err
-        return json.loads(out.out) if "--json" in arguments else out.out
-
-    return typed
+def run(settings: Settings, typed: Callable[[Settings], Run]) -> Run:
+    """A command as an operator types it."""
+    return typed(settings)
 
 
 def test_roll_back_promote_and_unpin(run: Run, settings: Settings) -> None:

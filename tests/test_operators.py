@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +16,7 @@ from deploy.settings import Settings
 from featurestore import lake, sessions
 from featurestore.events import Event
 from streams import codec, control, outcomes, quality, topics
-
-Run = Callable[..., Any]
+from tests.conftest import Run
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +29,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A command as an operator types it: its text, or its JSON; where a code is expected, both outputs."""
-    for name in ("kafka", "shared"):
-        monkeypatch.setenv("NEXTCLICK_" + name.upper(), settings.text(name))
-
-    def typed(*arguments: str, code: int = 0) -> Any:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        out = capsys.readouterr()
-        assert (ended.value.code or 0) == code, out.err
-        if code:
-            return out.out + out.err
-        return json.loads(out.out) if "--json" in arguments else out.out
-
-    return typed
+def run(settings: Settings, typed: Callable[[Settings], Run]) -> Run:
+    """A command as an operator types it."""
+    return typed(settings)
 
 
 def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> None:
