@@ -28,7 +28,7 @@ GAP_MS, LATENESS_MS, KEEP_MS = 1_000, 40_000, 60_000  # some 3,500 open sessions
 BURST = 3  # events that one user sends at once: as many sessions are predicted for as there are bursts
 CHANGING = ("B", "C")  # workers that come and go; A stays
 BEHIND_S = 30.0  # of the full rate: where more waits, the source sends a tenth until it is caught up with
-RECOVERY_S = 12.0  # then the next deed comes, recovered or not
+FLOWS_S, CAUGHT_UP_S = 45.0, 20.0  # a deed waits so long for the lake to go on, and for what was sent before it
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
     brokers: int = 10  # kill -9 of the broker
     trainers: int = 2  # kill -9 of the trainer in mid-train
     folders: int = 2  # the registry's folder is away for a while
+    minutes: int = 17  # for all of them: where they are late, what was sent is not waited for
 
     @classmethod
     def told(cls) -> Self:
@@ -186,9 +187,16 @@ class Storm:
             away.rename(versions)
             self.deeds["registry away"] += 1
 
+    def recover(self, due_s: float) -> None:
+        """Wait until rows come to the lake again, and until `due_s` for those that were sent before this."""
+        before, sent = self.arena.reached(), self.arena.source.acked
+        if not self.until(lambda: self.arena.reached() > before, FLOWS_S):
+            self.say(f"nothing came to the lake for {FLOWS_S:.0f} s")
+        self.until(lambda: self.arena.reached() >= sent, min(CAUGHT_UP_S, due_s - time.monotonic()))
+
     def blow(self) -> None:
         """All deeds in an order that the seed says, at moments that it says."""
-        plan, chance = self.plan, self.chance
+        plan, chance, began_s = self.plan, self.chance, time.monotonic()
         deeds = [self.kill] * plan.kills + [self.member] * plan.members + [self.broker_] * plan.brokers
         deeds += [self.trainer] * plan.trainers + [self.folder] * plan.folders
         chance.shuffle(deeds)
@@ -196,8 +204,7 @@ class Storm:
             deed()
             self.say(f"{number} of {len(deeds)}: {deed.__name__.strip('_')}, {self.arena.source.rate:.0f}/s")
             if number % 3:  # after every third the next comes before anything has recovered
-                sent = self.arena.source.acked
-                self.until(lambda upto=sent: self.arena.reached() >= upto, RECOVERY_S)
+                self.recover(began_s + 60 * plan.minutes * number / len(deeds))
             self.pause(chance.uniform(0, 3))
 
     def run(self) -> tuple[dict[str, Any], list[str]]:
