@@ -43,8 +43,9 @@ def told(result: dict[str, Any]) -> str:
     """The summary in plain lines: what came in, what went out, and each verdict with its n and bounds."""
     latency = result["latency_ms"]
     p50, p99 = (f"{latency[p]:,.0f} ms" if latency[p] is not None else "not timed" for p in ("p50", "p99"))
+    sent = f"{result['events_sent']:,} events sent" if result["events_sent"] else "events of others"
     lines = [
-        f"{result['events_sent']:,} events sent: {result['stored']:,} stored, {result['duplicates']:,} duplicates, "
+        f"{sent}: {result['stored']:,} stored, {result['duplicates']:,} duplicates, "
         f"{result['rejected']:,} rejected, {result['dead_letters']:,} dead letters",
         f"{result['predictions']:,} predictions, p50 {p50}, p99 {p99}; users without one for their newest event: "
         f"{result['stale_users']:,}",
