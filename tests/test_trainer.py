@@ -37,7 +37,7 @@ class Log:
 
 
 class Trainer(trainer.Trainer):
-    """A trainer whose retrains are answered from a list."""
+    """A trainer whose retrains are answered from a list; events go on coming, unless it is told otherwise."""
 
     def __init__(self, folder: Path, log: Log, *answers: retrain.Verdict | str, **options: str) -> None:
         said = {"shared": str(folder), "store.folder": str(folder.parent / "store"), "encoder": "some/encoder"}
@@ -46,7 +46,12 @@ class Trainer(trainer.Trainer):
         log.on_entry = self.heard
         self.leading.set()
         self.answers, self.jobs = list(answers), list[trainer.Job]()
+        self.events, self.goes_on = 0, True
         self.tunings: list[Any] = []  # what each `prepare` comes to: its answer, or a function that makes it
+
+    def stored(self) -> int:
+        self.events += self.goes_on
+        return self.events
 
     def _in_a_process(self, job: trainer.Job) -> trainer.Verdict | str:
         self.jobs.append(job)
@@ -112,6 +117,20 @@ def test_tuning_is_switched_while_it_runs(log: Log, tmp_path: Path, mode: str, k
     log.append("cadence.set", {"tune": mode}, by="ann")
     tick(leader)
     assert sorted(j.kind for j in leader.jobs) == kinds
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_shop_where_nothing_happens_is_not_learnt_again(log: Log, tmp_path: Path) -> None:
+    """The same events would get the same answer; with the first one that comes the cadence counts again."""
+    leader = Trainer(tmp_path, log, WORSE, WORSE, tune="off")
+    tick(leader)
+    leader.goes_on = False
+    tick(leader)
+    assert leader.decision is not None
+    assert (len(leader.jobs), leader.decision.reason) == (1, "nothing came since the last retrain began")
+    leader.goes_on = True
+    tick(leader)
+    assert len(leader.jobs) == 2
 
 
 @pytest.mark.usefixtures("champion")

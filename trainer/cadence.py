@@ -26,7 +26,7 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
 
     last_start_ms: int | None = None
     last_tune_ms: int | None = None  # when the last tuning began that came to a judgement or failed
-    labels: int | None = None  # about how many became known since the last retrain; None: not known
+    labels: int | None = None  # about how many became known since the last retrain began; None: not known
     drifted_nats: float | None = None  # on the newest judged slice; None: nothing was judged since the promotion
     spent_cpu_seconds: float = 0.0  # by retrains within the last hour
     last_cpu_seconds: float = 0.0  # by the last one: what the next is taken to need
@@ -77,6 +77,8 @@ def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     waited = last is None or now_ms - last >= policy.tune_every_ms
     if policy.tune != "off" and state.champion and waited and not state.tuning:
         return Decision(kind="prepare", reason="a tuning of the language model is due")
+    if state.labels == 0:
+        return Decision(kind=None, reason="nothing came since the last retrain began")
     return Decision(kind="refresh", reason=why)
 
 
