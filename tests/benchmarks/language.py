@@ -32,12 +32,13 @@ from trainer.predictor import Interest, Predictor
 KEY = backtest.KEY
 DAY = 86_400_000
 TESTED = 500
+REPLAYS = (2.0, 0.0)  # old cuts for each new one
 
 
 def main(what: str, file: Path, events: int) -> None:
     """Print one of the tables."""
     torch.set_num_threads(1)
-    settings = Settings.load({"n_min": "200"} | ({"encoder": "none"} if what == "forgetting" else {}))
+    settings = Settings.load({"n_min": "100", "encoder": "none"} if what == "forgetting" else {"n_min": "200"})
     with tempfile.TemporaryDirectory() as folder:
         rows = backtest.read(settings, sampled(file, events, what == "forgetting", Path(folder) / "sample.jsonl"))
         {"textbook": compare, "robustness": disturb, "forgetting": forget}[what](settings, rows, events, Path(folder))
@@ -259,7 +260,7 @@ def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
         "| replay (versions, CPU s) | behaviour | n | newest version: R@20 | MRR@20 | that of its time: R@20 | MRR@20 |"
     )
     print("|---|---|---|---|---|---|---|", flush=True)
-    for replay in (2.0, 0.0):
+    for replay in REPLAYS:
         shop, made_by = Shop(settings, folder / str(replay)), list[tuple[int, Path]]()
         train = [row for row in rows if row.event.user_id not in held]
         train = [msgspec.structs.replace(row, origin=Origin(KEY.topic, 0, i, 0, row.event.ts_ms))
