@@ -37,12 +37,12 @@ from trainer.predictor import PROPOSED, Predictor, Trained
 FIT, TEST = 0.7, 0.8  # shares of the time where they begin
 HIDDEN = 0.2  # share of the items
 SEED = 7
-PARTS = {
+PARTS = {  # columns by how their names begin
     "transitions": ("follows", "after_last"),
-    "neighbours": ("neighbours",),
-    "network": ("network", "network_again"),
+    "neighbours": ("neighbours", "unvoted", "sessions"),
+    "network": ("network",),
     "text's cosine": ("text",),
-    "what is in the session": ("in_session", "network_again"),
+    "what is in the session": ("in_session", "network_again", "again"),
     "popularity": ("popularity",),
     "category": ("category", "same_category"),
 }
@@ -107,7 +107,7 @@ def stages(model: Predictor, sessions: list[list[Row]]) -> dict[str, float]:
 
 def without(case: blend.Case, part: str) -> blend.Case:
     """A case without the columns of a part, and without the candidates that no other part proposed."""
-    gone = [blend.FEATURES.index(name) for name in PARTS[part] if name in blend.FEATURES]
+    gone = [k for k, name in enumerate(blend.FEATURES) if name.startswith(PARTS[part])]
     found = case.candidates.copy()
     found[:, gone] = 0.0
     if part not in (*ALONE, "network"):
