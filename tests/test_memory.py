@@ -161,7 +161,7 @@ def test_a_predictor_proposes_no_forgotten_item(listed: int, monkeypatch: pytest
             said, headings = made.headings([mine], [1_000 * k])
             found, _ = made.case(mine, 1_000 * k, headings[0], said.own[0])
             assert made.memory.item[found].all()
-            assert (made.lists is not None) == (made.items.size > listed)
+            assert isinstance(made.among, nearest.Lists) == (made.items.size > listed)
             assert {made.memory.names[word] for word in made.items.words} == set(made.memory.items)
             assert made.items.columns(made.items.words).tolist() == list(range(made.items.size))
             for word, vector in zip(made.items.words, made.items.vectors, strict=True):

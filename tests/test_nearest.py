@@ -30,16 +30,21 @@ def plain(heading: Any, placed: Any, own: nearest.Own) -> Any:
 def test_best_items_and_their_sum_are_those_of_all_products(items: int, raised: tuple[float, ...]) -> None:
     """A session's own items are raised or lowered, whether or not they were among the best before."""
     headings, placed = unit(4, 1), unit(items, 2)
-    found = nearest.find(headings, placed, SCALE, BEST + 20)
+    found = every(headings, placed, SCALE, BEST + 20)
     for k, heading in enumerate(headings):
         mine = np.argsort(placed @ heading)[[0, -1, items // 2][: min(len(raised), items)]].astype(np.int32)
         own = nearest.Own(*_distinct(mine, np.array(raised[: len(mine)], np.float32)))
-        every = plain(heading, placed, own)
+        raised_too = plain(heading, placed, own)
         best, total = nearest.proposed(found[k], own, heading, placed, SCALE, BEST)
-        assert sorted(best.tolist()) == sorted(np.argsort(-every)[:BEST].tolist())
-        assert total == pytest.approx(np.log(np.exp(every).sum()), abs=1e-4)
+        assert sorted(best.tolist()) == sorted(np.argsort(-raised_too)[:BEST].tolist())
+        assert total == pytest.approx(np.log(np.exp(raised_too).sum()), abs=1e-4)
         some = np.arange(items, dtype=np.int32)[::2]
-        assert nearest.products(some, placed, heading, SCALE, own) == pytest.approx(every[some], abs=1e-4)
+        assert nearest.products(some, placed, heading, SCALE, own) == pytest.approx(raised_too[some], abs=1e-4)
+
+
+def every(headings: Any, placed: Any, scale: float, best: int) -> list[nearest.Near]:
+    """What looking at all items tells."""
+    return nearest.Every(placed).find(headings, placed, scale, best)
 
 
 def _distinct(columns: Any, raised: Any) -> tuple[Any, Any]:
@@ -49,7 +54,7 @@ def _distinct(columns: Any, raised: Any) -> tuple[Any, Any]:
 
 def test_nothing_is_near_where_there_are_no_items() -> None:
     """No column, and a sum of nothing."""
-    (found,) = nearest.find(unit(1, 1), np.zeros((0, 8), np.float32), SCALE, BEST)
+    (found,) = every(unit(1, 1), np.zeros((0, 8), np.float32), SCALE, BEST)
     best, total = nearest.proposed(found, nearest.NOBODY, unit(1, 1)[0], np.zeros((0, 8), np.float32), SCALE, BEST)
     assert len(found.columns) == len(best) == 0
     assert np.isfinite(total)
@@ -62,12 +67,10 @@ def test_lists_that_are_all_looked_into_tell_what_looking_at_every_item_tells(mo
     lists = nearest.Lists(placed[:900])
     placed[[3, 950]] = headings[:2]
     lists.moved([3, 950], placed)
-    for one, every in zip(
-        lists.find(headings, placed, SCALE, BEST), nearest.find(headings, placed, SCALE, BEST), strict=True
-    ):
-        assert sorted(one.columns.tolist()) == sorted(every.columns.tolist())
-        assert np.sort(one.products) == pytest.approx(np.sort(every.products), abs=1e-4)
-        assert one.total == pytest.approx(every.total, abs=1e-4)
+    for one, same in zip(lists.find(headings, placed, SCALE, BEST), every(headings, placed, SCALE, BEST), strict=True):
+        assert sorted(one.columns.tolist()) == sorted(same.columns.tolist())
+        assert np.sort(one.products) == pytest.approx(np.sort(same.products), abs=1e-4)
+        assert one.total == pytest.approx(same.total, abs=1e-4)
 
 
 def test_few_lists_hold_nearly_all_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,17 +80,38 @@ def test_few_lists_hold_nearly_all_of_the_best(monkeypatch: pytest.MonkeyPatch) 
     placed /= np.linalg.norm(placed, axis=1, keepdims=True)
     headings = placed[::100] + 0.1 * unit(50, 4)
     headings /= np.linalg.norm(headings, axis=1, keepdims=True)
-    few, every = nearest.Lists(placed).find(headings, placed, SCALE, 20), nearest.find(headings, placed, SCALE, 20)
-    found = [len({*a.columns.tolist()} & {*b.columns.tolist()}) / 20 for a, b in zip(few, every, strict=True)]
-    assert np.mean(found) > 0.9
-    assert np.abs([a.total - b.total for a, b in zip(few, every, strict=True)]).mean() < 0.1
+    pairs = list(
+        zip(nearest.Lists(placed).find(headings, placed, SCALE, 20), every(headings, placed, SCALE, 20), strict=True)
+    )
+    assert np.mean([len({*a.columns.tolist()} & {*b.columns.tolist()}) / 20 for a, b in pairs]) > 0.9
+    assert np.abs([a.total - b.total for a, b in pairs]).mean() < 0.1
 
 
-def test_lists_are_made_where_items_are_many_and_anew_where_an_eighth_came_since() -> None:
+def test_new_items_and_new_texts_are_looked_at() -> None:
+    """Also where there was no room for them."""
+    headings, placed = unit(3, 1), unit(500, 2)
+    found = nearest.Every(placed[:100])
+    placed[[7, 120]] = headings[:2]
+    for end in (150, 500):
+        found.moved([7, *range(100 if end == 150 else 150, end)], placed[:end])
+        for one, same in zip(
+            found.find(headings, placed[:end], SCALE, BEST), every(headings, placed[:end], SCALE, BEST), strict=True
+        ):
+            assert one.columns.tolist() == same.columns.tolist()
+    assert [one.products.max() for one in found.find(headings[:2], placed, SCALE, BEST)] == pytest.approx([SCALE] * 2)
+
+
+def test_lists_are_made_where_items_are_many_and_anew_where_an_eighth_came_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Below that every item is looked at."""
-    lists = nearest.Lists(unit(100, 1))
-    assert not nearest.due(None, nearest.LISTED)
-    assert nearest.due(None, nearest.LISTED + 1)
-    lists.columns = np.zeros(80_000, np.int32)
-    assert not nearest.due(lists, 90_000)
-    assert nearest.due(lists, 90_001)
+    monkeypatch.setattr(nearest, "LISTED", 80)
+    placed = unit(110, 1)
+    few = nearest.among(None, placed[:80])
+    assert isinstance(few, nearest.Every)
+    assert nearest.among(few, placed[:80]) is few
+    many = nearest.among(few, placed[:90])
+    assert isinstance(many, nearest.Lists)
+    assert nearest.among(many, placed[:101]) is many
+    assert nearest.among(many, placed[:102]) is not many
+    assert isinstance(nearest.among(many, placed[:60]), nearest.Every)

@@ -34,21 +34,39 @@ class Own(NamedTuple):
 NOBODY = Own(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
 
-def find(headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Near]:
-    """Of unit vectors of sessions [n, width] and items [m, width], products scaled, every item looked at.
+class Every:
+    """All items, each of them looked at; their vectors lie as columns, which is what products are fastest with."""
 
-    `scale` bounds the products, so that the exponentials need no maximum of their own.
-    """
-    if not len(placed):
-        return [Near(np.zeros(0, np.int32), np.zeros(0, np.float32), -np.inf)] * len(headings)
-    products = headings @ placed.T
-    products *= np.float32(scale)
-    n, m = products.shape
-    columns = np.argpartition(products, m - best, axis=1)[:, m - best :] if m > best else np.tile(np.arange(m), (n, 1))
-    chosen = np.take_along_axis(products, columns, 1)
-    products -= np.float32(scale)
-    totals = scale + np.log(np.exp(products, out=products).sum(1))
-    return [Near(*of) for of in zip(columns.astype(np.int32), chosen, totals.tolist(), strict=True)]
+    def __init__(self, placed: Vectors) -> None:
+        self.across = np.zeros((placed.shape[1], 2 * len(placed) + 64), np.float32)
+        self.across[:, : len(placed)] = placed.T
+
+    def moved(self, columns: list[int], placed: Vectors) -> None:
+        """These columns are new, or have other vectors now."""
+        if len(placed) > self.across.shape[1] or placed.shape[1] != len(self.across):
+            self.across = Every(placed).across
+        else:
+            self.across[:, columns] = placed[columns].T
+
+    def find(self, headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Near]:
+        """Of unit vectors of sessions [n, width] and items [m, width], products scaled.
+
+        `scale` bounds the products, so that the exponentials need no maximum of their own.
+        """
+        n, m = len(headings), len(placed)
+        if not m:
+            return [Near(np.zeros(0, np.int32), np.zeros(0, np.float32), -np.inf)] * n
+        products = headings @ self.across[:, :m]
+        products *= np.float32(scale)
+        columns = np.argpartition(products, m - best, axis=1)[:, m - best :] if m > best else _all(n, m)
+        chosen = np.take_along_axis(products, columns, 1)
+        products -= np.float32(scale)
+        totals = scale + np.log(np.exp(products, out=products).sum(1))
+        return [Near(*of) for of in zip(columns.astype(np.int32), chosen, totals.tolist(), strict=True)]
+
+
+def _all(n: int, m: int) -> Any:
+    return np.tile(np.arange(m), (n, 1))
 
 
 class Lists:
@@ -82,14 +100,14 @@ class Lists:
         """Columns that are in the lists."""
         return len(self.columns)
 
-    def moved(self, columns: Any, placed: Vectors) -> None:
+    def moved(self, columns: list[int], placed: Vectors) -> None:
         """These columns have other vectors now."""
         known = np.array(columns)
         known = known[known < self.size]
         self.stored[self.place[known]] = placed[known]
 
     def find(self, headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Near]:
-        """As `find` of all, with what the lists tell."""
+        """As `Every` does it, with what the lists tell."""
         n, probed = len(headings), min(PROBED, len(self.middle))
         lists = np.argpartition(headings @ self.middle.T, -probed, axis=1)[:, -probed:]
         sizes = (self.begins[lists + 1] - self.begins[lists]).sum(1)
@@ -114,9 +132,12 @@ class Lists:
         ]
 
 
-def due(lists: Lists | None, items: int) -> bool:
-    """Whether lists are to be made: there are too many items without, or too many behind them."""
-    return items > LISTED and (lists is None or items > 1.125 * lists.size)
+def among(before: Every | Lists | None, placed: Vectors) -> Every | Lists:
+    """What to look for these items in: lists where there are very many, made anew where an eighth came since."""
+    few, listed = len(placed) <= LISTED, isinstance(before, Lists)
+    if before is not None and few != listed and (few or len(placed) <= 1.125 * before.size):  # type: ignore[union-attr]
+        return before
+    return Every(placed) if few else Lists(placed)
 
 
 def _list_of(vectors: Vectors, middle: Vectors) -> Any:
@@ -126,7 +147,10 @@ def _list_of(vectors: Vectors, middle: Vectors) -> Any:
 def rehearse() -> None:
     """Have compiled what the others need."""
     headings = np.eye(2, dtype=np.float32)
-    (near, _), own = find(headings, headings, 1.0, 1), Own(np.zeros(1, np.int32), np.zeros(1, np.float32))
+    (near, _), own = (
+        Every(headings).find(headings, headings, 1.0, 1),
+        Own(np.zeros(1, np.int32), np.zeros(1, np.float32)),
+    )
     best, _ = proposed(near, own, headings[0], headings, 1.0, 1)
     products(best, headings, headings[0], 1.0, own)
     Lists(headings).find(headings, headings, 1.0, 1)

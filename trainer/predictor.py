@@ -56,7 +56,7 @@ class Predictor:
         self.changed = memory_.watch()
         self.changed.update(memory_.items)
         self.items = texts.ItemTable(texts_, trained.network.placed if trained else None)
-        self.lists: nearest.Lists | None = None  # where there are very many items
+        self.among: nearest.Every | nearest.Lists = nearest.Every(self.items.placed)
 
     @classmethod
     def cold(cls, texts_: texts.Texts) -> Predictor:
@@ -95,15 +95,13 @@ class Predictor:
             said = {name: item_text(name, items[name]) for name in sorted(self.changed) if name in items}
             if len(said) < len(self.changed):
                 self.items.keep(self.memory.item)
-                self.lists = None
+                self.among = nearest.among(None, self.items.placed)
             names = list(said)
             for part in (names[i : i + TAKEN] for i in range(0, len(names), TAKEN)):
                 columns = self.items.update({n: said[n] for n in part}, [self.memory.words[n] for n in part])
-                if self.lists is not None:
-                    self.lists.moved(columns, self.items.placed)
+                self.among.moved(columns, self.items.placed)
             self.changed.clear()
-            if nearest.due(self.lists, self.items.size):
-                self.lists = nearest.Lists(self.items.placed)
+            self.among = nearest.among(self.among, self.items.placed)
 
     def predict(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
         """One interest a session, as of that session's instant."""
@@ -144,8 +142,7 @@ class Predictor:
     def near(self, headings: texts.Vectors) -> list[nearest.Near]:
         """What the network proposes to each of some sessions, and what its scores of all items sum up to."""
         assert self.trained is not None
-        among = nearest if self.lists is None else self.lists
-        return among.find(headings, self.items.placed, self.trained.network.factor, PROPOSED + network.LENGTH)
+        return self.among.find(headings, self.items.placed, self.trained.network.factor, PROPOSED + network.LENGTH)
 
     def leaning(self, rows: list[Row]) -> texts.Vectors:
         """What a session's newest rows are about, see `network.Sequences.leanings`."""

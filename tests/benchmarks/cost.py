@@ -51,11 +51,11 @@ def rows(items: int, sessions: int, seed: int = 7) -> list[Row]:
     walk = list(range(items))
     pick.shuffle(walk)
     walk = sorted(walk, key=lambda i: i // SHELF) if seed == 7 else []
-    visit = 0
-    while walk or visit < sessions:
+    visit = at = 0
+    while at < len(walk) or visit < sessions:
         n = 2 + int(pick.expovariate(1 / 5))
-        if walk:
-            path, walk = walk[:n], walk[n:]
+        if at < len(walk):
+            path, at = walk[at : at + n], at + n
         else:
             shelf = int(items // SHELF * pick.random() ** 2)
             path = [min(items - 1, shelf * SHELF + int(pick.triangular(0, SHELF, SHELF // 4))) for _ in range(n)]
@@ -214,22 +214,23 @@ def point(items: int, rounds: int) -> dict[str, Any]:
 
 def recalled(model: Predictor, asked: list[Session]) -> dict[str, float]:
     """What the lists find of what looking at every item finds, and how far their sum is off; nothing without lists."""
-    if model.lists is None or model.trained is None:
+    if model.trained is None or not isinstance(model.among, nearest.Lists):
         return {}
     cpu = time.process_time()
     nearest.Lists(model.items.placed)
     cpu = time.process_time() - cpu
     found: dict[str, list[float]] = defaultdict(list)
+    every = nearest.Every(model.items.placed)
     for i in range(0, len(asked), 64):
         part = asked[i : i + 64]
         _, headings = model.headings([s.rows for s in part], [s.rows[-1].event.ts_ms for s in part])
         few_of = model.near(headings)
-        all_of = nearest.find(headings, model.items.placed, model.trained.network.factor, len(few_of[0].columns))
-        for few, every in zip(few_of, all_of, strict=True):
+        all_of = every.find(headings, model.items.placed, model.trained.network.factor, len(few_of[0].columns))
+        for few, whole in zip(few_of, all_of, strict=True):
             for k in (20, 50):
-                best = [set(one.columns[np.argsort(-one.products)[:k]].tolist()) for one in (few, every)]
+                best = [set(one.columns[np.argsort(-one.products)[:k]].tolist()) for one in (few, whole)]
                 found[f"recall{k}"].append(len(best[0] & best[1]) / k)
-            found["sum_off"].append(abs(few.total - every.total))
+            found["sum_off"].append(abs(few.total - whole.total))
     return {name: statistics.mean(each) for name, each in found.items()} | {"lists_cpu_s": cpu}
 
 
