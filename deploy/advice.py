@@ -48,6 +48,8 @@ def advised(
         times = _times(arms, cadence, taken)
         if step["low"] is not None and step["low"] > 0:
             taken, won, reasons = cadence, step, []
+        elif step["high"] is not None and step["high"] < 0:
+            reasons.append(f"{cadence} is worse by {-step['mean']:.3f} [{-step['high']:.3f}, {-step['low']:.3f}]")
         else:
             reasons.append(f"{cadence} adds nothing over it that these cases can show for {times} the CPU")
     if won is None:

@@ -201,7 +201,7 @@ def beside(settings: Settings, past: Past, plan: Plan, spent: dict[str, Spent]) 
                 if rate is not None:
                     spent.setdefault("funnel", Spent())
                     buys = rate.probability(window_rows(past.labels, past.rows, i))
-                    yield "funnel", i, Answer(items={}, categories={}, purchase=buys)
+                    yield "funnel", i, Answer(purchase=buys)
             bar(place)
         yield from group.answers()
 

@@ -29,10 +29,13 @@ LOWER = frozenset({"item.log_loss", "outcome.log_loss", "none.log_loss", "catego
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What an arm said of one cut: shares given that something comes, and what it published of the rest."""
+    """What an arm said of one cut: shares given that something comes, and what it published of the rest.
 
-    items: dict[str, float]
-    categories: dict[str, float]
+    None is what it says nothing of; an empty answer names nothing, and misses.
+    """
+
+    items: dict[str, float] | None = None
+    categories: dict[str, float] | None = None
     none: float | None = None
     purchase: float | None = None
 
@@ -55,13 +58,14 @@ def score(answer: Answer, truth: Truth) -> Floats:
     if (none := answer.none) is not None:
         came = none if truth.item is None else 1 - none
         made |= {"none.log_loss": _loss(came), "ece.none.said": none, "ece.none.came": float(truth.item is None)}
-        top = max(answer.items, key=answer.items.__getitem__, default=None)
-        made["ece.published.said"] = answer.items[top] * (1 - none) if top is not None else 0.0
+        items = answer.items or {}
+        top = max(items, key=items.__getitem__, default=None)
+        made["ece.published.said"] = items[top] * (1 - none) if top is not None else 0.0
         made["ece.published.came"] = float(truth.item is not None and top == truth.item)
     if truth.bought is not None and (buys := answer.purchase) is not None:
         made["purchase.log_loss"] = _loss(buys if truth.bought else 1 - buys)
         made |= {"ece.purchase.said": buys, "ece.purchase.came": float(truth.bought)}
-    if truth.item is not None:
+    if truth.item is not None and answer.items is not None:
         rank, share = _placed(answer.items, truth.item, truth.items)
         made |= {f"item.r{k}": float(rank <= k) for k in RANKS}
         made["item.mrr20"] = 1 / rank if rank <= 20 else 0.0
@@ -72,7 +76,7 @@ def score(answer: Answer, truth: Truth) -> Floats:
             made["outcome.log_loss"] = _loss(share * (1 - none))
     elif none is not None:
         made["outcome.log_loss"] = _loss(none)
-    if truth.category is not None:
+    if truth.category is not None and answer.categories is not None:
         rank, share = _placed(answer.categories, truth.category, truth.categories)
         made |= {f"category.r{k}": float(rank <= k) for k in (1, 5, 10)}
         made["category.log_loss"] = _loss(share)
@@ -90,12 +94,10 @@ def _placed(shares: dict[str, float], target: str, known: int) -> tuple[float, f
 
     What was not named shares what is left evenly, one name that nobody knows yet among it.
     """
-    share = shares.get(target)
+    share, every = shares.get(target), np.fromiter(shares.values(), np.float64, len(shares))
     if share is None:
-        left = max(1 - sum(shares.values()), 0.0)
-        return math.inf, left / max(known - len(shares) + 1, 1)
-    above = sum(other > share for other in shares.values())
-    ties = sum(other == share for other in shares.values())
+        return math.inf, max(1 - float(every.sum()), 0.0) / max(known - len(shares) + 1, 1)
+    above, ties = np.count_nonzero(every > share), np.count_nonzero(every == share)
     return 1 + above + (ties - 1) / 2, share
 
 

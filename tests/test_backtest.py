@@ -58,9 +58,9 @@ def test_model_beats_the_baselines_where_items_follow_each_other(result: dict[st
 
 def test_every_arm_is_judged_on_the_same_cuts(result: dict[str, Any]) -> None:
     """n is that of the cuts with a next item, for whoever answers; each figure lies within its interval."""
-    assert {arm["metrics"]["item.r20"]["n"] for name, arm in result["arms"].items() if name != "funnel"} == {
-        result["arms"]["never"]["metrics"]["item.r20"]["n"]
-    }
+    n = result["arms"]["never"]["metrics"]["item.r20"]["n"]
+    assert {arm["metrics"]["item.r20"]["n"] for name, arm in result["arms"].items() if name != "funnel"} == {n}
+    assert set(result["arms"]["funnel"]["metrics"]) == {"purchase.log_loss", "purchase.auc", "ece.purchase"}
     for arm in result["arms"].values():
         for name, bound in arm["metrics"].items():
             assert bound["low"] <= bound["mean"] <= bound["high"] or name.startswith("ece")

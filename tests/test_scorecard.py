@@ -91,6 +91,17 @@ def test_calibration_error_has_an_interval() -> None:
     assert off.low < 0.2 < off.high
 
 
+def test_what_is_worse_is_said_to_be() -> None:
+    """A dearer cadence that loses is not told as one that adds nothing."""
+    scores = {name: np.full((len(scorecard.FIGURES), len(SESSION)), np.nan) for name in ("1d", "never")}
+    scores["never"][scorecard.ROW["purchase.log_loss"]] = 0.3
+    scores["1d"][scorecard.ROW["purchase.log_loss"]] = 0.5
+    arms = {"1d": {"train_cpu_seconds": 50}, "never": {"train_cpu_seconds": 10}}
+    made = advice.advised(arms, scores, ["1d", "never"], "purchase", Resampled(SESSION))
+    assert made["recommended"]["cadence"] == "never"
+    assert "1d is worse by 0.200 [0.200, 0.200]" in made["recommended"]["reason"]
+
+
 @pytest.mark.parametrize(("gained", "taken"), [(0.0, "never"), (0.2, "1d")])
 def test_a_cadence_is_taken_where_its_gain_shows(gained: float, taken: str) -> None:
     """Of three cadences the dearest that is surely better; what adds nothing is named with its cost."""

@@ -325,6 +325,23 @@ def test_purchase_head_is_calibrated_and_silent_where_it_knows_too_little() -> N
     assert heads.fit(x, np.zeros(2_000, bool)) is None
 
 
+def test_purchase_head_learns_from_the_whole_window(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has bought of late, what is known of earlier buyers is not lost."""
+    the_lake, _, _ = shop
+    bought = [
+        msgspec.structs.replace(r, event=msgspec.structs.replace(r.event, type="purchase")) if n % 9 == 0 else r
+        for n, r in enumerate(shop_rows(1_500))
+    ]
+    the_lake.write_rows(KEY, 0, bought + shop_rows(3_000)[1_500:])
+    monkeypatch.setattr(retrain, "PURCHASE_CUTS", 600)
+    policy = msgspec.structs.replace(POLICY, horizon_purchase_ms=5 * MINUTE)
+    found = window.examples(the_lake.cover(), policy)
+    assert (found.purchase[-700:] < 1).all()
+    assert retrain.purchase_head(found, retrain.rows_of(found), policy) is not None
+
+
 def test_a_version_says_the_same_when_it_is_read_back(
     shop: tuple[lake.Lake, texts.Texts, registry.Registry],
 ) -> None:

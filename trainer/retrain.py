@@ -216,9 +216,13 @@ def network_of(
 
 
 def purchase_head(made: window.Examples, rows: list[Row], policy: window.WindowPolicy) -> heads.Purchase | None:
-    """Fitted on cuts whose purchase horizon ends before the held-out part begins; no cut of that part plays a role."""
+    """Fitted on cuts whose purchase horizon ends before the held-out part begins; no cut of that part plays a role.
+
+    They are taken evenly from the whole window: buyers are few, and the newest cuts may hold hardly one.
+    """
     begins = made.at_ms[made.judge].min() if made.judge.any() else np.iinfo(np.int64).max
-    cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms + policy.horizon_purchase_ms < begins))[-PURCHASE_CUTS:]
+    cuts: Cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms + policy.horizon_purchase_ms < begins))
+    cuts = cuts[:: -(-len(cuts) // PURCHASE_CUTS)] if len(cuts) else cuts
     x = [heads.features(window_rows(made, rows, i), int(made.at_ms[i])) for i in cuts]
     return heads.fit(np.array(x), made.purchase[cuts] == 1) if x else None
 
