@@ -118,7 +118,8 @@ def told_next(state: control.ControlState, cadence_ms: int, now_ms: int) -> str:
     if not state.verdicts:
         return "the first retrain is due"
     begun_ms = int(state.verdicts[-1]["at_ms"]) - int(state.verdicts[-1].get("wall_ms", 0))
-    return f"next retrain in {max(0, begun_ms + cadence_ms - now_ms) // 1000} s"
+    wait_s = (begun_ms + cadence_ms - now_ms) // 1000
+    return f"next retrain in {wait_s} s" if wait_s >= 0 else "the next retrain waits for events"
 
 
 def told_prediction(shown: Shown) -> str:

@@ -141,7 +141,11 @@ def plain(told: dict[str, Any]) -> Iterator[str]:
         yield "no retrain yet: start a trainer with `nextclick trainer`"
     else:
         wait_ms = told["next_retrain_ms"] - now_ms
-        yield f"next retrain in {_about(wait_ms)}" if wait_ms > 0 else f"a retrain is due since {_about(-wait_ms)}"
+        yield (
+            f"next retrain in {_about(wait_ms)}"
+            if wait_ms > 0
+            else (f"a retrain is due since {_about(-wait_ms)}: it waits for events, or no trainer leads")
+        )
     chain = told["freshness_ms"]
     links = " + ".join(f"{name} {_about(ms)}" for name, ms in chain.items() if name != "total")
     yield f"from event to a version that learnt from it: {links} = {_about(chain['total'])}"

@@ -146,9 +146,8 @@ class Trainer:
             self.busy.release()
 
     def stored(self) -> int:
-        """Events in the lake so far: each is a cut, whose label is known a horizon later."""
-        keys = self.lake.keys()
-        told = [self.lake.progress(key) for key in keys if not key.topic.startswith("~")]
+        """Events in the lake so far, imported ones included: each is a cut, whose label is known a horizon later."""
+        told = map(self.lake.progress, self.lake.keys())
         return sum(progress.stored for progress in told if progress is not None)
 
     def erase(self) -> None:

@@ -315,3 +315,12 @@ def test_the_process_that_waits_is_light() -> None:
     code = "import sys, deploy.trainer; print(sorted({'torch', 'scipy', 'numba', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_was_imported_counts_as_new(log: Log, tmp_path: Path) -> None:
+    """An import into a shop where nothing else happens is learnt by the next retrain."""
+    leader = trainer.Trainer(Settings.load({"shared": str(tmp_path), "worker": "t1"}), log, log)  # type: ignore[arg-type]
+    assert leader.stored() == 0
+    past = shop.history(seed=1, users=5, rate=1.0, end_ms=10**12, duration_ms=60_000)
+    count = history.write(past, leader.lake, leader.settings.sessions())
+    assert leader.stored() == count > 0
