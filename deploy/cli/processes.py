@@ -17,7 +17,7 @@ from deploy.cli import options
 from deploy.demo.scenarios import SCENARIOS
 
 DEMO = {
-    "cadence": "30s", "horizon.next": "60s", "horizon.purchase": "10m", "session.lateness": "5s", "window": "20000",
+    "cadence": "30s", "horizon.next": "60s", "horizon.purchase": "3m", "session.lateness": "5s", "window": "20000",
     "epochs": "2", "n_min": "200", "tune.budget": "25s", "tune.every": "60s",
 }  # fmt: skip
 
