@@ -57,6 +57,7 @@ def gather(
     """All of it as plain values; `settings` with the control log's live ones on top."""
     alive = {name: beat for name, beat in said.items() if now_ms - int(beat["at_ms"]) <= GONE_MS}
     judged = list(state.verdicts)
+    cadence_ms = cadence_of(judged, settings)
     last = next((v for v in reversed(judged) if v.get("version") == state.champion), None)
     paused = state.pause if state.pause is not None and state.pause.until_ms > now_ms else None
     return {
@@ -71,11 +72,9 @@ def gather(
         "verdicts": judged[-VERDICTS:],
         "rejected_in_a_row": verdicts.rejected_in_a_row(judged),
         "running": {"by": begun.by, "since_ms": begun.at_ms, **begun.data} if (begun := state.running) else None,
-        "next_retrain_ms": next_retrain_ms(state, int(settings["cadence"])),
+        "next_retrain_ms": next_retrain_ms(state, cadence_ms),
         "paused": {"until_ms": paused.until_ms, "by": paused.by} if paused else None,
-        "freshness_ms": freshness(
-            judged, settings, max(said.values(), key=lambda beat: int(beat["at_ms"]), default={})
-        ),
+        "freshness_ms": freshness(judged, settings, _newest(said), cadence_ms),
     }
 
 
@@ -96,7 +95,20 @@ def next_retrain_ms(state: control.ControlState, cadence_ms: int) -> int | None:
     return max(due_ms, state.pause.until_ms) if state.pause is not None else due_ms
 
 
-def freshness(judged: list[dict[str, Any]], settings: Settings, beat: Mapping[str, Any]) -> dict[str, int]:
+def cadence_of(judged: list[dict[str, Any]], settings: Settings) -> int:
+    """The cadence that the control log sets, else the trainer's own as its last verdict told it; milliseconds."""
+    told = next((v["dials"]["cadence"]["value"] for v in reversed(judged) if "cadence" in v.get("dials", {})), None)
+    own = told is None or settings.source("cadence") == "control"
+    return int(settings["cadence"]) if own else notation.duration(str(told))
+
+
+def _newest(said: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(said.values(), key=lambda beat: int(beat["at_ms"]), default={})
+
+
+def freshness(
+    judged: list[dict[str, Any]], settings: Settings, beat: Mapping[str, Any], cadence_ms: int
+) -> dict[str, int]:
     """How long after an event a version that learnt from it may be expected: each link, and their sum.
 
     Horizon and lateness are those that the newest beat tells: the worker's own, whatever this command was started with.
@@ -105,7 +117,7 @@ def freshness(judged: list[dict[str, Any]], settings: Settings, beat: Mapping[st
     chain = {
         "horizon": int(beat.get("horizon_ms") or settings["horizon.next"]),
         "lateness": int(beat.get("lateness_ms", settings["session.lateness"])),
-        "cadence": int(settings["cadence"]),
+        "cadence": cadence_ms,
         "training": int(statistics.median(took[-10:])) if took else 0,
     }
     return chain | {"total": sum(chain.values())}

@@ -39,7 +39,8 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     assert "no worker beats" in run("status", code=1)
     now_ms = int(time.time() * 1000)
     beat = {"worker": "w1", "at_ms": now_ms + 60_000, "partitions": {"t@l|0": 5, "t@l|1": 6}, "lag": 3,
-            "watermark_ms": now_ms, "open_sessions": 2, "version": "v1"}  # fmt: skip
+            "watermark_ms": now_ms, "horizon_ms": 60_000, "lateness_ms": 5_000, "open_sessions": 2,
+            "version": "v1"}  # fmt: skip
     sums = {name: [0.0, 5.0] + [1.0] * (outcomes.GROUPS - 2) for name in outcomes.FIELDS}
     beat["outcomes"] = dict.fromkeys(quality.COUNTS, 4) | {"by": [{"version": "v1", "arm": "champion", "sums": sums}]}
     producer = kafka.KafkaProducer(**settings.kafka.for_kafka_python())
@@ -48,7 +49,8 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     producer.close()
     writer = control.ControlWriter(settings.kafka)
     writer.append("champion.changed", {"version": "v1", "predecessor": None}, by="t")
-    judged = {"kind": "refresh", "accepted": True, "version": "v1", "reason": "fine", "n": 700, "wall_ms": 4_000}
+    judged = {"kind": "refresh", "accepted": True, "version": "v1", "reason": "fine", "n": 700, "wall_ms": 4_000,
+              "dials": {"cadence": {"value": "90s", "source": "file"}}}  # fmt: skip
     writer.append("retrain.judged", judged, by="t")
     kept_out = judged | {"accepted": False, "version": None, "reason": "worse", "metrics": {"candidate": {}}}
     writer.append("retrain.rejected", kept_out, by="t")
@@ -58,14 +60,14 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     assert [(w["worker"], w["alive"]) for w in told["workers"]] == [("w0", False), ("w1", True)]
     assert (told["lag"], told["champion"], told["rejected_in_a_row"], told["paused"]["by"]) == (3, "v1", 1, "ann")
     assert told["freshness_ms"]["training"] == 4_000
-    assert told["freshness_ms"]["total"] == 30 * 60_000 + 2 * 60_000 + 60_000 + 4_000
+    assert told["freshness_ms"]["total"] == 60_000 + 5_000 + 90_000 + 4_000  # theirs, not this command's
     text = run("status")
     assert (told["live"]["open"], told["live"]["by"][0]["n"]) == (8, 26)  # two workers', the silent one's too
     assert "worker w1: 2 partitions, lag 3" in text
     assert "live v1 champion (n=26): log loss 1.000" in text
     assert "refresh rejected: worse (n=700)" in text
     assert "paused by ann" in text
-    assert "horizon 30m + lateness 2m + cadence 1m + training 4s = 33m4s" in text
+    assert "horizon 1m + lateness 5s + cadence 1m30s + training 4s = 2m39s" in text
 
 
 def test_when_the_next_retrain_comes() -> None:
