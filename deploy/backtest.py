@@ -131,7 +131,8 @@ def walk(
     next_ms, written_to, mine = past.half_ms, 0, spent.setdefault(name, Spent())
     bar = progress(f"cadence {name}", len(rows))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = retrain.Recipe(network=network.NetworkSettings(**settings.network()))
+        made = network.NetworkSettings(**settings.network())
+        recipe = retrain.Recipe(network=made, ranker=settings["ranker"] == "lambdarank")
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
         model, champion = Predictor.cold(words), None

@@ -189,6 +189,12 @@ DIALS: tuple[Dial, ...] = (
     ),
     Dial(name="network.dropout", default="0.3", parse=number(0, 0.9, "0.3"), help="of its tokens"),
     Dial(name="network.replay", default="2", parse=number(0, 100, "2"), help="old cuts a new one in one retrain"),
+    Dial(
+        name="ranker",
+        default="off",
+        parse=one_of(("off", "lambdarank")),
+        help="lambdarank: LightGBM orders the items, needs nextclick[ranking]; probabilities stay the blend's",
+    ),
     Dial(name="experiments.tensorboard", default="", parse=folder, help="a folder for TensorBoard events; empty: none"),
     Dial(name="experiments.mlflow", default="", parse=plain, help="an MLflow tracking URI; empty: none"),
     Dial(

@@ -26,6 +26,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     tune: knobs.TuneSettings
     network: dict[str, Any]  # NetworkSettings, whose module would bring torch
+    ranker: bool = False  # whether LambdaRank orders the items
     encoded: str | None = None  # the digest of what `prepare` made
     tensorboard: str = ""  # a folder for its events
     mlflow: str = ""  # a tracking URI

@@ -72,7 +72,8 @@ def prepared(job: Job) -> Prepared:
 
 
 def _recipe(job: Job) -> retrain.Recipe:
-    return retrain.Recipe(tune=job.tune, network=msgspec.convert(job.network, network.NetworkSettings))
+    made = msgspec.convert(job.network, network.NetworkSettings)
+    return retrain.Recipe(tune=job.tune, network=made, ranker=job.ranker)
 
 
 def _policy(job: Job) -> window.WindowPolicy:

@@ -189,6 +189,7 @@ class Trainer:
             shared=str(settings.shared), name=settings.worker, encoder=settings.encoder(), champion=state.champion,
             since=self.seen(state.champion), policy=settings.window_policy(), forgotten=state.forgotten,
             logs=settings["logs"], kind=kind, tune=settings.tuning(), network=settings.network(),
+            ranker=settings["ranker"] == "lambdarank",
             encoded=self.encoded if kind == "tune" else None, tensorboard=settings["experiments.tensorboard"],
             mlflow=settings["experiments.mlflow"],
         )  # fmt: skip
@@ -273,7 +274,8 @@ class Trainer:
 
 def run(settings: dials.Settings, stop: threading.Event) -> None:
     """Follow the control log; while this process leads, let the scheduler tick the cadence."""
-    experiments.require(settings["experiments.tensorboard"], settings["experiments.mlflow"])
+    ranker = settings["ranker"].removeprefix("off")
+    experiments.require(settings["experiments.tensorboard"], settings["experiments.mlflow"], ranker)
     told = health.serve(settings)
     names = settings.topics()
     topics.ensure(settings.kafka, names)

@@ -12,7 +12,7 @@ import pytest
 
 from featurestore import disk, lake, sessions, window
 from featurestore.events import Event, Origin, Row
-from trainer import blend, cadence, heads, judge, memory, registry, retrain, texts
+from trainer import blend, cadence, heads, judge, lambdarank, memory, registry, retrain, texts
 from trainer.cases import replay
 from trainer.network import NetworkSettings
 from trainer.predictor import Predictor, Trained
@@ -342,14 +342,17 @@ def test_purchase_head_learns_from_the_whole_window(
     assert retrain.purchase_head(found, retrain.rows_of(found), policy) is not None
 
 
+@pytest.mark.parametrize("ranker", [False, True])
 def test_a_version_says_the_same_when_it_is_read_back(
-    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry], ranker: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saved and loaded: the same interests, alone and in a batch; made for other features: refused."""
+    monkeypatch.setattr(lambdarank, "FEWEST", 50)
+    monkeypatch.setitem(lambdarank.SETTINGS, "min_data_in_leaf", 20)
     the_lake, words, out = shop
     rows = shop_rows(2_000)
     the_lake.write_rows(KEY, 0, rows)
-    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
+    name = retrain.run(the_lake.cover(), None, retrain.Recipe(ranker=ranker), POLICY, 0, texts=words, out=out).version
     assert name is not None
     one, two = (Predictor.load(out.path(name), words) for _ in range(2))
     open_ = sessions.OpenSessions()
@@ -361,6 +364,8 @@ def test_a_version_says_the_same_when_it_is_read_back(
     for a, b in zip(together, alone, strict=True):
         assert dict(a.items) == pytest.approx(dict(b.items), rel=1e-4)
         assert a.none_probability == pytest.approx(b.none_probability, rel=1e-4)
+    falling = all(sorted((p for _, p in a.items), reverse=True) == [p for _, p in a.items] for a in together)
+    assert falling != ranker  # its order is not that of the probabilities
     config = out.path(name) / "config.json"
     config.write_bytes(config.read_bytes().replace(b'"follows"', b'"leads"'))
     with pytest.raises(ValueError, match="other features"):

@@ -11,7 +11,7 @@ import numpy as np
 from featurestore import lake, window
 from featurestore.catalogue import Item
 from featurestore.events import Row
-from trainer import blend, judge, memory
+from trainer import blend, judge, lambdarank, memory
 from trainer.neighbours import Ints
 from trainer.predictor import Predictor
 
@@ -94,7 +94,7 @@ def answered(
     return dataclasses.replace(case, target=int(here[0]) if len(here) else -2, shelf=shelf, slices=slices)
 
 
-def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:
+def scores(arm: blend.Blend, cases: list[blend.Case], ranker: lambdarank.Ranker | None = None) -> judge.Scores:
     """One arm on the held-out cases; an item that is no candidate has rank infinity, ties get the middle rank."""
     out = np.full((8, len(cases)), np.nan)
     for j, case in enumerate(cases):
@@ -102,7 +102,9 @@ def scores(arm: blend.Blend, cases: list[blend.Case]) -> judge.Scores:
         target = case.target
         out[0, j] = blend.surprise(arm, case)
         if target != -1:
-            rank = np.inf if target == -2 else 1 + (each > each[target]).sum() + ((each == each[target]).sum() - 1) / 2
+            worth = each if ranker is None or target == -2 else ranker.worth(case, each)
+            above, beside = ((worth > worth[target]).sum(), (worth == worth[target]).sum()) if target >= 0 else (0, 1)
+            rank = np.inf if target == -2 else 1 + above + (beside - 1) / 2
             out[1, j], out[2, j] = (1 / rank, 1.0) if rank <= 20 else (0.0, 0.0)
         best = int(each.argmax()) if len(each) else -1
         out[3, j], out[4, j] = (each[best], float(best == target)) if best >= 0 else (0.0, 0.0)

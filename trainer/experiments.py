@@ -17,17 +17,21 @@ EXPERIMENT = "nextclick"
 
 
 class NotInstalled(RuntimeError):
-    """{0} was asked for and is not installed: pip install 'nextclick[{1}]', or leave the setting empty."""
+    """{0} was asked for and is not installed: pip install 'nextclick[{1}]', or leave the setting alone."""
 
     def __init__(self, *said: str) -> None:
         super().__init__(str(self.__doc__).format(*said))
 
 
-def require(tensorboard: str, mlflow: str) -> None:
+def require(tensorboard: str, mlflow: str, ranker: str = "") -> None:
     """Raises NotInstalled where something that is asked for is missing: before hours of training, not after."""
-    for asked, module, extra in ((tensorboard, "tensorboard", "experiments"), (mlflow, "mlflow", "mlflow")):
+    for asked, setting, module, extra in (
+        (tensorboard, "experiments.tensorboard", "tensorboard", "experiments"),
+        (mlflow, "experiments.mlflow", "mlflow", "mlflow"),
+        (ranker, f"ranker={ranker}", "lightgbm", "ranking"),
+    ):
         if asked and importlib.util.find_spec(module) is None:
-            raise NotInstalled(f"experiments.{module}", extra)
+            raise NotInstalled(setting, extra)
 
 
 def numbers(verdict: Verdict) -> dict[str, float]:

@@ -29,7 +29,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     width: int = 64
     axes: int = 128  # principal ones of the text vectors that are kept
-    scale: float = 14.0  # from cosine to logit, where training starts
+    wide: int = 100  # the width of a catalogue whose softmax is sampled
+    scale: float = 10.0  # from cosine to logit, where training starts
     dropout: float = 0.3  # of token vectors
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -40,9 +41,9 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_steps: int = 2_000
     cuts: int = 60_000  # new ones in one training, the newest
     replay: float = 2.0  # old cuts for each new one
-    full_softmax: int = 20_000  # more items than these are sampled
-    word_rows: int = 5  # rows that a word must have to get a residual of its own
-    sampled: int = 4_096  # negatives of a batch, drawn by the root of their counts
+    full_softmax: int = 5_000  # more items than these are sampled
+    word_rows: int = 5  # rows that a word must have to get a residual of its own; one without a text needs one
+    sampled: int = 2_048  # negatives of a batch, drawn by the root of their counts
     seed: int = 7
 
 
@@ -57,6 +58,11 @@ class Sequences:
     recent: Ints  # [n, RECENT] rows of `table`, the newest first, 0 on the right
     own: list[dict[str, int]]
     table: Vectors  # [texts + 1, dim], row 0 is zeros
+
+    def batch(self, rows: Any) -> list[torch.Tensor]:
+        """Text, word, kind and gap of some sessions [rows, tokens], as far back as the longest of them goes."""
+        tokens = max(1, int((self.text[rows] > 0).sum(1).max()))
+        return [torch.from_numpy(a[rows, -tokens:]) for a in (self.text, self.word, self.kind, self.gap)]
 
     def leanings(self) -> Vectors:
         """What each session's newest rows are about: their texts' vectors, weighted by how new each is [n, dim]."""
@@ -98,25 +104,35 @@ class Network(torch.nn.Module):
             self.axes[:, : axes.shape[1]].copy_(torch.from_numpy(np.ascontiguousarray(axes)))
 
     def reduced(self, vectors: Vectors) -> torch.Tensor:
-        """Text vectors [n, dim] along the axes, which training leaves as they are: [n, axes]."""
-        return (torch.from_numpy(vectors) - self.mean) @ self.axes
+        """Text vectors [n, dim] along the axes, which training leaves as they are: [n, axes], as long as they were."""
+        told = torch.from_numpy(vectors)
+        length = told.norm(dim=-1, keepdim=True)
+        made: torch.Tensor = functional.normalize((told - length * self.mean) @ self.axes, dim=-1) * length
+        return made
 
     def embedded(self, reduced: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
         """Reduced text vectors [..., axes] of words [...] in the network's space: [..., width]."""
-        return functional.normalize(reduced @ self.project, dim=-1) + self._learnt(word)
+        return self.projected(reduced) + self._learnt(word)
+
+    def projected(self, reduced: torch.Tensor) -> torch.Tensor:
+        """Reduced text vectors [..., axes] in the network's space, as long as they were: [..., width]."""
+        made: torch.Tensor = functional.normalize(reduced @ self.project, dim=-1) * reduced.norm(dim=-1, keepdim=True)
+        return made
 
     def _learnt(self, word: torch.Tensor) -> torch.Tensor:
         return functional.embedding(word, self.residual, padding_idx=0, sparse=True)  # row 0 stays zero
 
-    def heading(self, table: torch.Tensor, text: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        """Where sessions are heading, [n, width], unit length; the attention of STAMP (Liu et al., KDD 2018)."""
-        word, kind, gap = rest
-        known, place = torch.unique(text, return_inverse=True)
-        e = functional.normalize(table[known] @ self.project, dim=-1)[place] + self._learnt(word)
+    def heading(self, projected: torch.Tensor, text: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """Where sessions are heading, [n, width], unit length; the attention of STAMP (Liu et al., KDD 2018).
+
+        `text` are rows of `projected`, [n, tokens]; `rest` as in `Sequences.batch`.
+        """
+        (word, kind, gap), newest = rest, slice(-text.shape[1], None)
+        e = projected[text] + self._learnt(word)
         e = functional.dropout(e, self.settings.dropout, self.training)
-        hidden = torch.tanh(self.key(e) + self.query(e[:, -1:]) + self.place)  # [n, LENGTH, width]
-        a = hidden @ self.worth + self.age + self.kind[kind] + self.gap[gap]
-        a = torch.softmax(a.masked_fill(text == 0, -1e9), dim=1)
+        hidden = torch.tanh(self.key(e) + self.query(e[:, -1:]) + self.place[newest])  # [n, tokens, width]
+        a = hidden @ self.worth + self.age[newest] + self.kind[kind] + self.gap[gap]
+        a = torch.softmax(a.masked_fill(kind == 0, -1e9), dim=1)
         s = (a.unsqueeze(-1) * e).sum(1)
         return functional.normalize(s + s @ self.onward, dim=-1)
 
@@ -128,8 +144,8 @@ class Network(torch.nn.Module):
     def headings(self, said: Sequences) -> Vectors:
         """`heading` outside training, in batches: float32 [n, width]."""
         self.eval()
-        table = self.reduced(said.table)
-        made = [self.heading(table, *_batch(said, slice(i, i + 1_024))) for i in range(0, len(said.text), 1_024)]
+        projected = self.projected(self.reduced(said.table))
+        made = [self.heading(projected, *said.batch(slice(i, i + 1_024))) for i in range(0, len(said.text), 1_024)]
         return torch.cat(made).numpy()
 
     @torch.inference_mode()
@@ -210,87 +226,3 @@ def sequences(sessions: list[list[Row]], at_ms: list[int], texts: Texts, words: 
     vectors = texts.vectors(list(places)[1:])
     table = np.concatenate([np.zeros((1, texts.dim), np.float32), vectors])
     return Sequences(text=text, word=word, kind=kind, gap=gap, recent=recent, own=own, table=table)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lessons:
-    """What there is to learn: sessions at their cuts, and the column of the item that came next."""
-
-    said: Sequences
-    target: Ints  # [n]
-    current: Ints  # [n] column of the item that each session is at, −1: none
-    names: list[str]  # of the columns
-    vectors: Vectors  # [columns, dim]
-
-
-def train(network: Network, lessons: Lessons, epochs: int) -> Network:
-    """Next-item cross entropy over all items, or over a sample with its bias taken off; trains in place."""
-    settings, said, n = network.settings, lessons.said, len(lessons.target)
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    steps = min(settings.max_steps, epochs * -(-n // settings.batch))
-    dense = [p for p in network.parameters() if p.requires_grad and p is not network.residual]
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True),
-        torch.optim.SparseAdam([network.residual], lr=settings.learning_rate),  # only words of the batch are touched
-    ]
-
-    def pace(i: int) -> float:
-        return min(1.0, (i + 1) / settings.warmup_steps) * max(0.05, 1 - i / steps)
-
-    ramps = [torch.optim.lr_scheduler.LambdaLR(optimiser, pace) for optimiser in optimisers]
-    columns = {name: column for column, name in enumerate(lessons.names)}
-    own = _own(said, columns)
-    table, vectors = network.reduced(said.table), network.reduced(lessons.vectors)
-    word = torch.tensor([network.words.get(name, 0) for name in lessons.names])
-    counts = np.bincount(lessons.target, minlength=len(columns)) ** 0.5 + 0.1
-    order = np.concatenate([rng.permutation(n) for _ in range(1 + steps * settings.batch // n)])
-    network.train()
-    for step in range(steps):
-        rows = order[step * settings.batch : (step + 1) * settings.batch]
-        heading = network.heading(table, *_batch(said, rows))
-        if len(columns) <= settings.full_softmax:
-            shown, offset, where = slice(None), torch.zeros(1), np.arange(1 + len(columns))
-        else:
-            shown, offset, where = _sampled(rng, counts, lessons.target[rows], settings.sampled)
-        logits = heading @ network.items(vectors[shown], word[shown]).T * network.scale - offset
-        mine, at = where[own[rows]], where[lessons.current[rows]]
-        who, ago = np.nonzero(mine < logits.shape[1])
-        logits = logits.index_put(_places(who, mine[who, ago]), network.copy[torch.from_numpy(ago)], accumulate=True)
-        barred = np.flatnonzero(at < logits.shape[1])
-        logits = logits.index_put(_places(barred, at[barred]), torch.full((len(barred),), -1e4))
-        loss = functional.cross_entropy(logits, torch.from_numpy(where[lessons.target[rows]]))
-        network.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimiser, ramp in zip(optimisers, ramps, strict=True):
-            optimiser.step()
-            ramp.step()
-    return network
-
-
-def _own(said: Sequences, columns: dict[str, int]) -> Ints:
-    """Column of the session's own item by how many tokens ago it was [n, LENGTH]; elsewhere one column past the end."""
-    made = np.full((len(said.own), LENGTH), len(columns), np.int64)
-    for i, mine in enumerate(said.own):
-        for name, ago in mine.items():
-            made[i, ago] = columns.get(name, len(columns))
-    return made
-
-
-def _places(rows: Ints, columns: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(rows), torch.from_numpy(columns)
-
-
-def _sampled(rng: np.random.Generator, counts: Any, targets: Ints, n: int) -> tuple[Any, torch.Tensor, Ints]:
-    """Columns shown in a batch, log of how often each is expected, and where each column is now (past the end: not)."""
-    share = counts / counts.sum()
-    drawn = rng.choice(len(counts), n, p=share)
-    shown = np.unique(np.concatenate([targets, drawn]))
-    where = np.full(1 + len(counts), len(shown), np.int64)  # also of −1, no column
-    where[shown] = np.arange(len(shown))
-    expected = np.log(-np.expm1(n * np.log1p(-share[shown])))
-    return torch.from_numpy(shown), torch.from_numpy(expected.astype(np.float32)), where
-
-
-def _batch(said: Sequences, rows: Any) -> list[torch.Tensor]:
-    return [torch.from_numpy(a[rows]) for a in (said.text, said.word, said.kind, said.gap)]

@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, heads, memory, nearest, network, texts
+from trainer import blend, heads, lambdarank, memory, nearest, network, texts
 from trainer.neighbours import Ints
 
 ITEMS, CATEGORIES = 20, 10
 ARRIVING = 20  # candidates among the newest items that nobody touched
+RANKER = "lambdarank.txt"  # of a version, LightGBM's text
 COLD = "memory"  # the version that a predictor without a trained part goes by
 STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
@@ -26,7 +27,7 @@ TOGETHER = 64  # sessions whose products with the items are one
 
 
 class Interest(msgspec.Struct):
-    """What one session is about to engage with; probabilities fall along each list."""
+    """What one session is about to engage with, most worth first: probabilities fall, unless a ranker orders."""
 
     user_id: str
     session_id: str
@@ -44,6 +45,7 @@ class Trained(msgspec.Struct, frozen=True):
     network: network.Network
     blend: blend.Blend
     purchase: heads.Purchase | None = None
+    ranker: lambdarank.Ranker | None = None  # what orders the items; their probabilities stay the blend's
 
 
 class Predictor:
@@ -119,7 +121,9 @@ class Predictor:
             each, none, _ = self.trained.blend.probabilities(case)
             head = self.trained.purchase
             buys = head.probability(rows[i], now_ms) if head is not None else None
-            made.append(self._interest(session, found, each, none, buys, "model"))
+            ranker = self.trained.ranker
+            worth = each if ranker is None else ranker.worth(case, each)
+            made.append(self._interest(session, found, each, none, buys, "model", worth))
         return made
 
     def recall(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
@@ -186,18 +190,18 @@ class Predictor:
 
     def _interest(
         self, session: Session, found: Ints, each: Any, none: float, buys: float | None,
-        reason: Literal["model", "fallback"],
+        reason: Literal["model", "fallback"], worth: Any = None,
     ) -> Interest:  # fmt: skip
         shelves, shares = blend.by_category(self.memory.category[found], each, none)
         return Interest(
-            session.user_id, session.session_id, self._named(found, each, ITEMS),
+            session.user_id, session.session_id, self._named(found, each, ITEMS, worth),
             [(name[2:], share) for name, share in self._named(shelves, shares, CATEGORIES)],
             none, buys, reason, self.version,
         )  # fmt: skip
 
-    def _named(self, words: Ints, each: Any, n: int) -> list[tuple[str, float]]:
-        """The n largest with the names of their words, the largest first."""
-        best, names = _ranked(each, n), self.memory.names
+    def _named(self, words: Ints, each: Any, n: int, worth: Any = None) -> list[tuple[str, float]]:
+        """The n largest, or the n of most worth, with the names of their words, the first one first."""
+        best, names = _ranked(each if worth is None else worth, n), self.memory.names
         return list(zip([names[word] for word in words[best].tolist()], each[best].tolist(), strict=True))
 
     def save(self, directory: Path) -> None:
@@ -214,6 +218,8 @@ class Predictor:
             purchase=self.trained.purchase,
         )
         (directory / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+        if self.trained.ranker is not None:
+            (directory / RANKER).write_text(self.trained.ranker.told, encoding="utf-8")
         self.memory.save(directory)
 
     @classmethod
@@ -224,7 +230,9 @@ class Predictor:
             raise ValueError(f"{directory.name} was made for other features by another nextclick; train a new version")
         weights = load_file(directory / "model.safetensors")
         net = network.Network.of(weights, config.words, config.network, config.trained_ms)
-        trained = Trained(net, config.weights, config.purchase)
+        told = directory / RANKER
+        ranker = lambdarank.Ranker(told.read_text(encoding="utf-8")) if told.exists() else None
+        trained = Trained(net, config.weights, config.purchase, ranker)
         return cls(memory.Memory.load(directory), texts_, version=directory.name, trained=trained)
 
 

@@ -15,13 +15,13 @@ from featurestore import database, window
 from featurestore.catalogue import Item
 from featurestore.events import Row
 from featurestore.lake import Cover
-from trainer import blend, heads, judge, knobs, memory, network, registry, tuning
+from trainer import blend, heads, judge, knobs, lambdarank, learning, memory, network, registry, tuning
 from trainer.cases import replay, scores, summary, window_rows
 from trainer.memory import current_item, token
 from trainer.network import Network, NetworkSettings
 from trainer.predictor import Predictor, Trained
 from trainer.staleness import LookBack
-from trainer.texts import Texts, row_text
+from trainer.texts import NAMED, Texts, row_text
 
 Cuts = window.Ints  # numbers of cuts
 PURCHASE_CUTS = 20_000
@@ -34,6 +34,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     tune: knobs.TuneSettings = knobs.TuneSettings()
     encoder: str | None = None  # a folder that `tune` made beforehand; None: it is tuned on the way
     network: NetworkSettings = NetworkSettings()
+    ranker: bool = False  # whether LambdaRank orders what the blend weighs
     fit_cuts: int = 10_000  # the newest training cuts that the blend is fitted on
     judge_cuts: int = 5_000
 
@@ -119,12 +120,16 @@ def run(
     arms = {"candidate": candidate, **({"champion": old} if old is not None else {})}
     cases = replay(made, rows, np.concatenate([fit, held]), arms, told)
     mixed = old.trained.blend if old is not None and old.trained else None
-    fitted = blend.fit([cases["candidate"][i] for i in fit], start=mixed)
-    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy))
+    known = [cases["candidate"][i] for i in fit]
+    fitted = blend.fit(known, start=mixed)
+    ranker = lambdarank.fit(known, fitted) if recipe.ranker else None
+    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy), ranker)
 
     session = made.session_key[held]
     judged = {
-        name: scores(arm.trained.blend, [cases[name][i] for i in held]) for name, arm in arms.items() if arm.trained
+        name: scores(arm.trained.blend, [cases[name][i] for i in held], arm.trained.ranker)
+        for name, arm in arms.items()
+        if arm.trained
     }
     metrics = {name: summary(s, [cases[name][i] for i in held], session) for name, s in judged.items()}
     accepted, reason = True, "the first champion needs no gate"
@@ -191,11 +196,13 @@ def network_of(
         if row.event.item_id and (row.event.title or row.event.item_id not in items):
             items[row.event.item_id] = row_text(row)
     counts = Counter(token(row) for row in past)
-    common = [word for word, n in counts.most_common() if n >= settings.word_rows]
+    common = [w for w, n in counts.most_common() if n >= settings.word_rows or items.get(w, "").startswith(NAMED)]
     vectors = words.vectors(list(items.values()))
     if start is not None:
         net, epochs = start.grown(common), settings.epochs
     else:
+        if len(items) > settings.full_softmax:
+            settings = msgspec.structs.replace(settings, width=settings.wide)
         net, epochs = Network(words.dim, common, settings), settings.first * settings.epochs
         net.start_at(vectors)
     if not len(chosen):
@@ -203,14 +210,14 @@ def network_of(
     sessions = [window_rows(made, rows, i) for i in chosen]
     columns = {name: column for column, name in enumerate(items)}
     current = [current_item(session) for session in sessions]
-    lessons = network.Lessons(
+    lessons = learning.Lessons(
         said=network.sequences(sessions, made.at_ms[chosen].tolist(), words, net.words),
         target=np.array([columns[str(rows[made.next_row[i]].event.item_id)] for i in chosen]),
         current=np.array([columns.get(item, -1) if item else -1 for item in current]),
         names=list(items),
         vectors=vectors,
     )
-    net = network.train(net, lessons, epochs)
+    net = learning.train(net, lessons, epochs)
     net.trained_ms = int(made.at_ms[labelled].max())
     return net
 

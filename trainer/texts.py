@@ -19,6 +19,7 @@ from trainer.encoders import BATCH, HASHED_DIM
 Vectors = shards.Vectors
 SHARD_TEXTS = 4_096
 NAMED = "\0"  # before an id that stands where no text is known: there is nothing in it to read
+NAME_LENGTH = 0.1  # of its vector: a direction to begin with, soon outweighed by what is learnt of it
 
 
 @functools.lru_cache(16_384)
@@ -41,7 +42,7 @@ def row_text(row: Row) -> str:
 
 
 class Texts:
-    """Vectors of texts, unit length; encoder None means hashed character n-grams, which need no weights.
+    """Vectors of texts, unit length, mere names shorter; encoder None means hashed n-grams, which need no weights.
 
     Without a `writer` it reads what others wrote and writes nothing.
     """
@@ -218,7 +219,7 @@ def _named(text: str, dim: int) -> Vectors:
     """A direction of its own, the same in every process."""
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     made = np.random.default_rng(seed).normal(size=dim).astype(np.float32)
-    return made / np.linalg.norm(made)
+    return NAME_LENGTH * made / np.linalg.norm(made)
 
 
 def _hashed(wanted: list[str]) -> Vectors:

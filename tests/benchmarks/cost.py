@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, memory, nearest, network, texts
+from trainer import blend, learning, memory, nearest, network, texts
 from trainer.memory import Memory
 from trainer.network import Network
 from trainer.predictor import Predictor, Trained
@@ -112,13 +112,13 @@ def _network(past: list[Row], words: texts.Texts) -> Network:
     made = Network(words.dim, common, settings)
     made.start_at(vectors)
     chosen = [cuts[i] for i in np.random.default_rng(7).permutation(len(cuts))[: 256 * STEPS]]
-    lessons = network.Lessons(
+    lessons = learning.Lessons(
         said=network.sequences([c for c, _ in chosen], [c[-1].event.ts_ms for c, _ in chosen], words, made.words),
         target=np.array([columns[str(row.event.item_id)] for _, row in chosen]),
         current=np.array([columns.get(str(c[-1].event.item_id), -1) for c, _ in chosen]),
         names=names, vectors=vectors,
     )  # fmt: skip
-    return network.train(made, lessons, 8)
+    return learning.train(made, lessons, 8)
 
 
 def _blend() -> blend.Blend:
