@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from featurestore import window
 from featurestore.events import Row
 from tests.benchmarks.quality.diginetica import Period, parted
-from trainer import blend, memory, network, retrain, texts
+from trainer import blend, lambdarank, memory, network, retrain, texts
 from trainer.neighbours import Ints, Neighbours
 from trainer.predictor import Predictor, Trained
 
 Ranks = NDArray[np.float64]  # [cases, 2]: with repeats; of different items (NaN where the same item came again)
+Told = dict[str, tuple[Ranks, float]]  # of each arm, and the CPU seconds that it took
 FITTED = 5_000  # cases that the blend is fitted on
+TOGETHER = 256  # cases whose products with all items are one
 
 
 class Case:
@@ -45,15 +52,20 @@ class NeighboursArm:
     """`trainer.neighbours` alone."""
 
     def __init__(self) -> None:
-        self.memory = memory.Memory()
+        self.memory, self.learnt_s = memory.Memory(), 0.0
 
     def learn(self, period: Period) -> None:
         """A period that was tested."""
+        cpu = time.process_time()
         for row in period.rows:
             self.memory.take(row)
+        self.learnt_s = time.process_time() - cpu
 
-    def ranks(self, asked: list[Case]) -> Ranks:
+    def told(self, asked: list[Case]) -> Told:
         """Of what came, among all items that got a vote; elsewhere infinite."""
+        return {"neighbours": timed(self._ranks, asked)}
+
+    def _ranks(self, asked: list[Case]) -> Ranks:
         words, votes_of = self.memory.words, Neighbours.votes
         made = np.full((len(asked), 2), np.inf)
         for i, case in enumerate(asked):
@@ -67,12 +79,16 @@ class NeighboursArm:
 
 
 class NetworkArm:
-    """`trainer.network` alone: trained on all that came before, warm from one period to the next."""
+    """`trainer.network` alone: trained on all that came before, warm from one period to the next.
+
+    What was learnt is kept in `folder`, so that a walk that was cut short goes on from there.
+    """
 
     def __init__(self, settings: network.NetworkSettings, folder: Path) -> None:
-        self.settings, self.words = settings, texts.Texts(None, folder, "bench")
+        self.settings, self.words, self.kept = settings, texts.Texts(None, folder, None), folder
         self.rows: list[Row] = []
-        self.cuts: list[tuple[list[int], int]] = []  # rows of the session so far, row of the next different item
+        self.tokens: list[window.Ints] = []  # of each period [cuts, LENGTH]: rows of the session so far
+        self.next: list[window.Ints] = []  # of each period [cuts]: row of the next different item
         self.net: network.Network | None = None
         self.repeats = Repeats()
 
@@ -88,27 +104,42 @@ class NetworkArm:
             for k in range(1, len(session))
             if self.rows[session[k]].event.item_id != self.rows[session[k - 1]].event.item_id
         ]
-        self.cuts += sorted(new, key=lambda cut: cut[0][-1])
+        new.sort(key=lambda cut: cut[0][-1])
+        tokens = np.full((len(new), window.LENGTH), -1)
+        for i, (seen, _) in enumerate(new):
+            tokens[i, -len(seen) :] = seen
+        self.tokens.append(tokens)
+        self.next.append(np.array([nxt for _, nxt in new]))
         self.repeats.learn([[self.rows[i] for i in session] for session in sessions.values()])
-        made = self._examples()
-        early = np.arange(len(made))
-        self.net = retrain.network_of(made, self.rows, early, self.words, self.net, self.settings)
+        kept, cpu = self.kept / f"network-{len(self.tokens)}", time.process_time()
+        if not kept.with_suffix(".json").exists():
+            made = self._examples()
+            early = np.arange(len(made))
+            self.net = retrain.network_of(made, self.rows, early, self.words, self.net, self.settings)
+            save_file(self.net.weights(), kept.with_suffix(".safetensors"))
+            told = [list(self.net.words), self.net.trained_ms, time.process_time() - cpu]
+            kept.with_suffix(".json").write_text(json.dumps(told))
+        words, trained_ms, self.learnt_s = json.loads(kept.with_suffix(".json").read_text())
+        weights = load_file(kept.with_suffix(".safetensors"))
+        settings = msgspec.structs.replace(self.settings, width=len(weights["worth"]))
+        self.net = network.Network.of(weights, words, settings, trained_ms)
 
     def _examples(self) -> window.Examples:
-        n = len(self.cuts)
-        tokens = np.full((n, window.LENGTH), -1)
-        for i, (seen, _) in enumerate(self.cuts):
-            tokens[i, -len(seen) :] = seen
+        tokens, next_row = np.concatenate(self.tokens), np.concatenate(self.next)
+        n = len(tokens)
         none, yes = np.zeros(n, np.int64), np.ones(n, np.bool_)
-        at_ms = np.array([self.rows[seen[-1]].event.ts_ms for seen, _ in self.cuts])
+        at_ms = np.array([self.rows[i].event.ts_ms for i in tokens[:, -1]])
         return window.Examples(
-            rows=pa.table({}), row=tokens[:, -1], tokens=tokens, next_row=np.array([nxt for _, nxt in self.cuts]),
+            rows=pa.table({}), row=tokens[:, -1], tokens=tokens, next_row=next_row,
             category_offsets=none, category_rows=none, purchase=none.astype(np.int8), at_ms=at_ms, session_key=none,
             user=none, fresh=yes, judge=~yes, train=yes, begins={},
         )  # fmt: skip
 
-    def ranks(self, asked: list[Case]) -> Ranks:
+    def told(self, asked: list[Case]) -> Told:
         """Of what came, among all items."""
+        return {"network": timed(self._ranks, asked)}
+
+    def _ranks(self, asked: list[Case]) -> Ranks:
         assert self.net is not None
         names = list(dict.fromkeys(str(row.event.item_id) for row in self.rows))
         columns = {name: i for i, name in enumerate(names)}
@@ -117,69 +148,84 @@ class NetworkArm:
         said = network.sequences(
             [c.rows for c in asked], [c.rows[-1].event.ts_ms for c in asked], self.words, self.net.words
         )
-        headings, made = self.net.headings(said), np.empty((len(asked), 2))
-        each = np.arange(len(names))
-        for i, case in enumerate(asked):
-            own = said.own[i]
-            near = self.net.near(headings[i : i + 1], placed)[0]
-            logits = self.net.logits(near, [columns[n] for n in own], list(own.values()))
-            current = columns[str(case.rows[-1].event.item_id)]
-            logits[current] = -np.inf
-            shares = np.exp(logits - logits.max())
-            shares *= (1 - self.repeats.share(case.rows)) / shares.sum()
-            shares[current] = self.repeats.share(case.rows)
-            made[i] = _ranks(each, shares, columns[case.target], current)
-        return made
+        headings, copied, made = self.net.headings(said), self.net.copied, []
+        for start in range(0, len(asked), TOGETHER):
+            part = asked[start : start + TOGETHER]
+            logits = self.net.near(headings[start : start + TOGETHER], placed)
+            for i, own in enumerate(said.own[start : start + TOGETHER]):
+                logits[i, [columns[name] for name in own]] += copied[list(own.values())]
+            target, current = (
+                np.array([columns[name] for name in named])
+                for named in ([c.target for c in part], [str(c.rows[-1].event.item_id) for c in part])
+            )
+            made.append(_all_ranks(logits, target, current, np.array([self.repeats.share(c.rows) for c in part])))
+        return np.concatenate(made)
 
 
 class BlendArm:
-    """`Predictor` whole: network and memory, blended by weights fitted on predictions of the period before."""
+    """`Predictor` whole: network and memory, blended by weights fitted on predictions of the period before.
+
+    With the order that LambdaRank learns above them, where LightGBM is here.
+    """
 
     def __init__(self, settings: network.NetworkSettings, folder: Path) -> None:
         self.below = NetworkArm(settings, folder)
         self.memory = memory.Memory()
         self.weights: blend.Blend | None = None
+        self.ranker: lambdarank.Ranker | None = None
 
     def learn(self, period: Period) -> None:
         """A period that was tested; its outcomes were not known to what is fitted on them."""
         if self.below.net is None:  # nothing was tested yet: the end of the first period stands in for it
             early, period = parted(period)
             self._take(early)
-        asked = [case for case in cases(period) if not case.again]
-        made = self._cases(asked[:: max(1, len(asked) // FITTED)])
-        self.weights = blend.fit([case for _, case in made], start=self.weights)
+        began_s, cpu, kept = self.below.learnt_s, time.process_time(), self.below.kept / f"blend-{period.number}.json"
+        if not kept.exists():
+            asked = [case for case in cases(period) if not case.again]
+            made = [case for _, case in self._cases(asked[:: max(1, len(asked) // FITTED)])]
+            mixed = blend.fit(made, start=self.weights)
+            ranker = lambdarank.fit(made, mixed)
+            told = [msgspec.to_builtins(mixed), ranker and ranker.told, time.process_time() - cpu]
+            kept.write_text(json.dumps(told))
+        weights, ordered, fitted_s = json.loads(kept.read_text())
+        self.weights = msgspec.convert(weights, blend.Blend)
+        self.ranker = lambdarank.Ranker(ordered) if ordered else None
         self._take(period)
+        self.learnt_s = self.below.learnt_s + fitted_s + (began_s if period.number == 0 else 0.0)
 
     def _take(self, period: Period) -> None:
         self.below.learn(period)
         for row in period.rows:
             self.memory.take(row)
 
-    def ranks(self, asked: list[Case]) -> Ranks:
+    def told(self, asked: list[Case]) -> Told:
         """Of what came, among the candidates; elsewhere infinite."""
-        made = np.empty((len(asked), 2))
-        arm = self.weights or blend.Blend.flat()
+        made = {name: np.empty((len(asked), 2)) for name in ("blend", *(["lambdarank"] if self.ranker else []))}
+        cpu, ordering, words = time.process_time(), 0.0, self.memory.words
         for i, (case, (found, said)) in enumerate(zip(asked, self._cases(asked), strict=True)):
-            shares, *_ = arm.probabilities(said)
-            again = self.below.repeats.share(case.rows)
-            words = self.memory.words
-            current = words[str(case.rows[-1].event.item_id)]
-            shares = np.append(shares * (1 - again) / shares.sum(), again)
-            made[i] = _ranks(np.append(found, current), shares, words[case.target], current)
-        return made
+            shares, *_ = (self.weights or blend.Blend.flat()).probabilities(said)
+            again, current = self.below.repeats.share(case.rows), words[str(case.rows[-1].event.item_id)]
+            of = np.append(found, current), words[case.target], current
+            weighed = np.append(shares * (1 - again) / shares.sum(), again)
+            made["blend"][i] = _ranks(of[0], weighed, *of[1:])
+            if self.ranker is not None:  # the repeat keeps the place that its probability gives it
+                begin = time.process_time()
+                order = np.argsort(np.argsort(-self.ranker.worth(said, shares)))
+                made["lambdarank"][i] = _ranks(of[0], np.append(np.sort(weighed[:-1])[::-1][order], again), *of[1:])
+                ordering += time.process_time() - begin
+        cpu = time.process_time() - cpu
+        spent = {"blend": cpu - ordering, "lambdarank": cpu}
+        return self.below.told(asked) | {name: (ranks, spent[name]) for name, ranks in made.items()}
 
-    def _cases(self, asked: list[Case]) -> list[tuple[Ints, blend.Case]]:
+    def _cases(self, asked: list[Case]) -> Iterator[tuple[Ints, blend.Case]]:
         assert self.below.net is not None
         arm = Predictor(self.memory, self.below.words, trained=Trained(self.below.net, blend.Blend.flat()))
         at_ms = [case.rows[-1].event.ts_ms for case in asked]
         said, headings = arm.headings([case.rows for case in asked], at_ms)
-        made = []
         for i, case in enumerate(asked):
             found, features = arm.case(case.rows, at_ms[i], headings[i], said.own[i])
             here = np.flatnonzero(found == self.memory.words[case.target])
-            answer = {"target": int(here[0]) if len(here) else -2}
-            made.append((found, _with(features, answer)))
-        return made
+            yield found, _with(features, {"target": int(here[0]) if len(here) else -2})
 
 
 class Repeats:
@@ -210,6 +256,23 @@ def _with(case: blend.Case, answer: dict[str, Any]) -> blend.Case:
     return blend.Case(candidates=case.candidates, session=case.session, shelves=case.shelves, **answer)
 
 
+def _all_ranks(logits: texts.Vectors, target: Any, current: Any, again: Any) -> Ranks:
+    """As `_ranks`, for many cases whose items' logits are known [cases, items]; the current item has share `again`."""
+    each = np.arange(len(logits))
+    logits[each, current] = -np.inf
+    mine = logits[each, target][:, None]
+    different = 1 + (logits > mine).sum(1) + ((logits == mine).sum(1) - 1) / 2
+    top = logits.max(1)
+    total = top + np.log(np.exp(logits - top[:, None]).sum(1))
+    share = (1 - again) * np.exp(mine[:, 0] - total)
+    bar = total + np.log(np.maximum(again, 1e-12) / (1 - again))
+    same = target == current
+    whole = np.where(same, 1 + (logits > bar[:, None]).sum(1), different + (again > share))
+    if not (np.isfinite(mine[:, 0]) | same).all():
+        raise FloatingPointError("a score is not finite: the arm is broken")
+    return np.stack([whole, np.where(same, np.nan, different)], 1)
+
+
 def _ranks(found: Any, shares: Any, target: int, current: int) -> tuple[float, float]:
     """Middle rank of the target with the current item among the others, and without it (NaN: it came again)."""
     here = np.flatnonzero(found == target)
@@ -223,6 +286,12 @@ def _ranks(found: Any, shares: Any, target: int, current: int) -> tuple[float, f
         return rank, np.nan
     at = shares[found == current]
     return rank, rank - (float(at[0] > mine) + 0.5 * float(at[0] == mine) if len(at) else 0.0)
+
+
+def timed(ranks: Callable[[list[Case]], Ranks], asked: list[Case]) -> tuple[Ranks, float]:
+    """Ranks and their CPU seconds."""
+    cpu = time.process_time()
+    return ranks(asked), time.process_time() - cpu
 
 
 def threads() -> None:

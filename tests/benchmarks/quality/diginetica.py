@@ -53,13 +53,13 @@ def read(file: Path = FILE) -> list[Period]:
 
 
 def parted(period: Period, share: float = 0.8) -> tuple[Period, Period]:
-    """The first sessions of a period, and the rest, tested as a period is."""
-    begun = {row.session_id for row in period.rows[: int(share * len(period.rows))]}
-    early = [row for row in period.rows if row.session_id in begun]
-    late = [row for row in period.rows if row.session_id not in begun]
-    known, sessions = {row.event.item_id for row in early}, defaultdict[str, list[int]](list)
+    """A period up to an instant, and what came after it, tested on the sessions that began then."""
+    border = int(share * len(period.rows))
+    early, late = period.rows[:border], period.rows[border:]
+    begun, known = {row.session_id for row in early}, {row.event.item_id for row in early}
+    sessions = defaultdict[str, list[int]](list)
     for i, row in enumerate(late):
-        if row.event.item_id in known:
+        if row.session_id not in begun and row.event.item_id in known:
             sessions[row.session_id].append(i)
     tested = [s for s in sessions.values() if len(s) > 1]
     return Period(number=period.number, rows=early, tested=[]), Period(number=period.number, rows=late, tested=tested)
