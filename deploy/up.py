@@ -19,7 +19,7 @@ from deploy.settings import Settings, written
 from deploy.supervisor import Child, Supervisor
 from streams import control, topics
 
-READY_S = 120.0
+READY_S = 300.0  # a machine that is busy with other things learns a large lake slowly; who fails ends it sooner
 DRAIN_S = 90.0
 SIGNALLED_S = 5.0  # who presses ctrl-C does not wait for a broker that is gone
 QUIET_S = 15.0  # longer than a worker needs to come back
