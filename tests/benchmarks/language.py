@@ -253,7 +253,7 @@ def _renamed(row: Row, rng: random.Random) -> Row:
 def forget(settings: Settings, rows: list[Row], _: int, folder: Path) -> None:
     """After many retrains: quality on behaviour of different ages by people who were never trained on."""
     people = sorted({row.event.user_id for row in rows})
-    held = set(random.Random(8).sample(people, len(people) // 2))
+    held = set(random.Random(8).sample(people, 7 * len(people) // 10))
     ends = rows[-1].event.ts_ms
     made, used = labelled(settings, rows)
     print(
