@@ -42,6 +42,7 @@ async def _measure(settings: Settings, plan: timings.Plan, say: Callable[[str], 
     tag = f"bench-{uuid.uuid4().hex[:8]}"
     said = {f"topics__{t}": f"{tag}-{t}" for t in ("events", *TOPICS)}
     said |= {"shared": str(folder / "shared"), "store__folder": str(folder / "store"), "worker": "bench", "http": ""}
+    said |= {"bots__pace": "0s"}  # its users are faster than people at a high rate
     mine = settings.changed(**said)
     names = mine.topics()
     echoed = msgspec.structs.replace(names, events=(f"{tag}-echo-in",), predictions=f"{tag}-echo-out")

@@ -89,6 +89,25 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 DIALS: tuple[Dial, ...] = (
     Dial(name="session.gap", default="30m", parse=positive, clock="event", help="inactivity that ends a session"),
     Dial(name="session.lateness", default="2m", parse=duration, clock="event", help="how late an event may come"),
+    Dial(
+        name="bots.pace",
+        default="2s",
+        parse=duration,
+        clock="event",
+        help="time that an act takes a person on average; 0s: no session is told by its rate",
+    ),
+    Dial(
+        name="bots.burst",
+        default="30",
+        parse=whole(0, 10**6, "30"),
+        help="acts ahead of that pace from which a session is a program's",
+    ),
+    Dial(
+        name="bots.length",
+        default="1000",
+        parse=whole(0, 10**9, "1000"),
+        help="acts in one session beyond which it is a program's; 0: however many",
+    ),
     Dial(name="horizon.next", default="30m", parse=positive, clock="event", help="how far ahead the next item may be"),
     Dial(name="horizon.purchase", default="24h", parse=positive, clock="event", help="how far off a purchase may be"),
     Dial(name="cadence", default="60s", parse=positive, clock="wall", live=True, help="time between retrains"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -15,14 +14,12 @@ from kafka import KafkaConsumer, TopicPartition
 from deploy import rights
 from deploy.findings import Finding, Level
 from featurestore import sessions
-from featurestore.events import Event, Origin
+from featurestore.events import Event, Origin, Row
 from streams import codec, connection, topics
 from streams.connection import Connection
 
 SAMPLED = 2_000  # of each partition, the newest
 SHARE = 0.01  # of events with another key, beyond which a worker stops
-FAST = 120  # events of one person within a minute: no hand does that
-AGENT = re.compile(r"bot\b|crawl|spider|headless|python-requests|curl/", re.IGNORECASE)
 SKEW_MS = 600_000
 DAY_MS = 86_400_000
 SESSION = sessions.SessionSettings()
@@ -36,12 +33,17 @@ class Sample(msgspec.Struct, kw_only=True):
     judged: int = 0  # events, and messages that could not be read
     dialects: Counter[str] = msgspec.field(default_factory=Counter)
     bad: Counter[str] = msgspec.field(default_factory=Counter)  # reasons
+    flagged: list[Row] = []  # of sessions that no person makes
     example: str = ""
     cpu_s: float = 0.0
 
 
 def examine(
-    kafka: Connection, names: topics.Topics, tokenizer: Callable[[], Any] | None, group: str = "nextclick"
+    kafka: Connection,
+    names: topics.Topics,
+    tokenizer: Callable[[], Any] | None,
+    group: str = "nextclick",
+    settings: sessions.SessionSettings = SESSION,
 ) -> list[Finding]:
     """Every finding; raises where no broker lets us in. Nothing is written, no group is joined."""
     made = [Finding(check="connection", level="ok", text=f"{kafka} lets us in")]
@@ -50,7 +52,7 @@ def examine(
     made += rights.examine(kafka, names, missing, group)
     there = [name for name in names.events if name not in missing]
     if there:
-        sample = judged(newest(kafka, there))
+        sample = judged(newest(kafka, there), settings)
         made += described(sample)
         if tokenizer is not None:
             made.append(language(sample, tokenizer))
@@ -98,7 +100,7 @@ def newest(kafka: Connection, names: Sequence[str], count: int = SAMPLED) -> lis
         consumer.close()
 
 
-def judged(records: Sequence[Any]) -> Sample:
+def judged(records: Sequence[Any], settings: sessions.SessionSettings = SESSION) -> Sample:
     """Records as a worker would read and fold them, and what that costs here."""
     made, begun = Sample(records=len(records)), time.process_time()
     open_: dict[tuple[str, int], sessions.OpenSessions] = defaultdict(sessions.OpenSessions)
@@ -119,8 +121,10 @@ def judged(records: Sequence[Any]) -> Sample:
                 continue
             made.events.append((element, record))
             origin = Origin(record.topic, record.partition, record.offset, n, record.timestamp)
-            outcome = sessions.fold(open_[record.topic, record.partition], element, origin, SESSION).outcome
-            made.bad[outcome] += outcome != "stored"
+            folded = sessions.fold(open_[record.topic, record.partition], element, origin, settings)
+            made.bad[folded.outcome] += folded.outcome != "stored"
+            if folded.row is not None and folded.row.bot is not None:
+                made.flagged.append(folded.row)
     made.cpu_s = time.process_time() - begun
     return made
 
@@ -184,20 +188,17 @@ def _clocks(sample: Sample) -> Iterator[Finding]:
 
 
 def _bots(sample: Sample) -> Finding:
-    """Who does more than `FAST` things within a minute, or says that it is a program."""
-    minutes: Counter[tuple[str, int]] = Counter()
+    """Sessions that a worker would leave out, by its own rule; a sample knows only their newest events."""
     users = {event.user_id for event, _ in sample.events}
-    found = set()
-    for event, _ in sample.events:
-        minutes[event.user_id, event.ts_ms // 60_000] += 1
-        if event.properties and "agent" in event.properties and AGENT.search(event.properties):
-            found.add(event.user_id)
-    found |= {user for (user, _), count in minutes.items() if count > FAST}
-    theirs = sum(event.user_id in found for event, _ in sample.events) / len(sample.events)
+    found = {row.event.user_id for row in sample.flagged}
+    reasons = ", ".join(f"{name} {n:,}" for name, n in Counter(row.bot for row in sample.flagged).most_common())
+    share = len(sample.flagged) / len(sample.events)
     return Finding(
         check="bots", level="notice" if found else "ok",
-        text=f"{len(found):,} of {len(users):,} users act like programs ({theirs:.1%} of the events)",
-        remedy="leave them out where the events are made, or send them with consent=false" if found else "",
+        text=f"{len(found):,} of {len(users):,} users act like programs ({share:.1%} of the events left out: {reasons})"
+        if found else f"none of {len(users):,} users acts like a program",
+        remedy="they are neither learnt from nor predicted for; `bots.pace`, `bots.burst` and `bots.length` set from "
+        "when, `nextclick sql \"SELECT * FROM bots\"` lists them" if found else "",
     )  # fmt: skip
 
 

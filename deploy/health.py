@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from deploy import settings as dials
+from featurestore import bots
 
 log = structlog.get_logger()
 
@@ -38,6 +39,10 @@ COUNTED_BY_PARTITION = {
     "stored": "Events stored, since the log began",
     "duplicates": "Events seen before, since the log began",
     "rejected": "Events that could not be taken, since the log began",
+}
+BY_REASON = {  # name: which of the status, what it tells
+    "bot_rows": ("rows", "Events left out, since their session is no person's"),
+    "bot_sessions": ("sessions", "Sessions that turned out to be no person's"),
 }
 OF_ARM = {  # name: what it tells, its label, and what is summed for each of the label's values
     "outcomes": ("Predictions whose horizon is over", "", {"": "settled"}),
@@ -131,6 +136,16 @@ class Collector:
                 for part in parts:
                     family.add_metric((part["topic"], str(part["partition"])), part[name])
                 yield family
+        for name, (key, told) in BY_REASON.items() if "bots" in status else ():
+            counted = CounterMetricFamily(f"nextclick_{name}", told, labels=("reason",))
+            for reason in bots.REASONS:
+                counted.add_metric((reason,), status["bots"][key].get(reason, 0))
+            yield counted
+        if "catalogue" in status:
+            stock = GaugeMetricFamily("nextclick_catalogue_items", "What the catalogue tells", labels=("state",))
+            for state, items in status["catalogue"].items():
+                stock.add_metric((state,), items)
+            yield stock
         yield from outcomes(status.get("outcomes"))
         busy = CounterMetricFamily("nextclick_busy_seconds", "Where the time goes", labels=("stage",))
         for stage, seconds in status.get("busy_s", {}).items():

@@ -199,10 +199,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def sessions(self) -> SessionSettings:
         """How events become sessions."""
+        from featurestore.bots import Rule
         from featurestore.sessions import SessionSettings
 
         return SessionSettings(
-            gap_ms=self["session.gap"], lateness_ms=self["session.lateness"], lake_keep_ms=self["lake.keep"]
+            gap_ms=self["session.gap"],
+            lateness_ms=self["session.lateness"],
+            lake_keep_ms=self["lake.keep"],
+            bots=Rule(pace_ms=self["bots.pace"], burst=self["bots.burst"], length=self["bots.length"]),
         )
 
     def window_policy(self) -> WindowPolicy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ def gather(
 
 def _worker(beat: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     kept = ("worker", "lag", "watermark_ms", "open_sessions", "events", "predictions", "dead_letters", "version",
-            "latency_ms")  # fmt: skip
+            "latency_ms", "bots", "catalogue")  # fmt: skip
     age_ms = now_ms - int(beat["at_ms"])
     told = {name: beat.get(name) for name in kept}
     return told | {"partitions": dict(beat.get("partitions", {})), "beat_age_ms": age_ms, "alive": age_ms <= GONE_MS}
@@ -134,6 +135,7 @@ def plain(told: dict[str, Any]) -> Iterator[str]:
         yield (f"worker {worker['worker']}: {len(worker['partitions'])} partitions, lag {worker['lag']:,}, watermark "
                f"{behind} behind now, {worker['open_sessions']:,} open sessions, answers with {worker['version']}"
                )  # fmt: skip
+    yield from _left_out(told["workers"])
     if not any(worker["alive"] for worker in told["workers"]):
         yield "no worker beats: start one with `nextclick worker`"
     age = "" if told["champion_age_ms"] is None else f", judged {_about(told['champion_age_ms'])} ago"
@@ -161,6 +163,23 @@ def plain(told: dict[str, Any]) -> Iterator[str]:
     chain = told["freshness_ms"]
     links = " + ".join(f"{name} {_about(ms)}" for name, ms in chain.items() if name != "total")
     yield f"from event to a version that learnt from it: {links} = {_about(chain['total'])}"
+
+
+def _left_out(workers: list[dict[str, Any]]) -> Iterator[str]:
+    """What is not learnt from, and what the catalogue tells: all workers follow the same one."""
+    counts: Counter[str] = Counter()
+    sessions = 0
+    for worker in workers:
+        bots = worker["bots"] or {"rows": {}, "sessions": {}}
+        counts.update(bots["rows"])
+        sessions += sum(bots["sessions"].values())
+    if counts:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.most_common())
+        yield f"left out: {counts.total():,} events of {sessions:,} sessions that no person makes ({reasons})"
+    stock = next((w["catalogue"] for w in workers if w["alive"] and w["catalogue"]), None)
+    if stock is not None and any(stock.values()):
+        yield (f"catalogue: {stock['items']:,} items, {stock['withdrawn']:,} withdrawn, {stock['waiting']:,} not taken "
+               f"yet, {stock['refused']:,} refused")  # fmt: skip
 
 
 def _about(ms: int) -> str:

@@ -204,6 +204,7 @@ def run(settings: dials.Settings) -> None:
     async def pulse(app: Any) -> None:
         scorer, parts = held["scorer"], taken.parts.values()
         status = said(settings.worker, taken, scorer, models)
+        status["catalogue"] = stock.status()
         status["parts"] = [of_part(part) for part in parts]
         done = (sum(p.read for p in parts), scorer.predictions, scorer.scored_seq) if status["lag"] else None
         told.rank = rank
@@ -262,6 +263,7 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "rejected": sum(p.open.rejected for p in parts),
         "missing": sum(p.missing for p in parts),
         "unkeyed": taken.unkeyed,
+        "bots": {"rows": dict(taken.bot_rows), "sessions": dict(taken.bot_sessions)},
         "dead_letters": taken.dead_letters,
         "predictions": scorer.predictions,
         "version": models.current.version,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore import database, segments, sessions
-from featurestore.events import COLUMNS, Row
+from featurestore.events import ADDED, COLUMNS, Row
 from featurestore.segments import HISTORY, SCHEMA, LakeProgress, PartitionKey, Segment
 
 
@@ -33,18 +33,22 @@ class Cover:
         """SQL that yields every row once, in no order; `columns` default to all of `COLUMNS`."""
         names = ", ".join(f'"{c}"' for c in columns or [name for name, _ in COLUMNS])
         chosen = [s for s in self.segments if key is None or s.key == key]
-        plain = [s.path for s in chosen if s.above < s.first]
-        cut = {s.path: s.above for s in chosen if s.above >= s.first}
+        older = {s.path for s in chosen if segments.is_older(s.path)}
         parts = []
-        if plain:
-            parts.append(f"SELECT * FROM read_parquet({paths(plain)}, hive_partitioning=false)")
-        if cut:  # one scan for all of them, each file with its own limit
-            limits = ", ".join(f"({text(str(path))}, {above})" for path, above in cut.items())
-            parts.append(
-                "SELECT r.* EXCLUDE (filename) "
-                f"FROM read_parquet({paths(cut)}, hive_partitioning=false, filename=true) r "
-                f'JOIN (VALUES {limits}) AS v(path, above) ON r.filename = v.path WHERE r."offset" > v.above'
-            )
+        for lacking in (False, True):
+            same = [s for s in chosen if (s.path in older) == lacking]
+            added = "".join(f', NULL::{kind} AS "{name}"' for name, kind in COLUMNS if lacking and name in ADDED)
+            plain = [s.path for s in same if s.above < s.first]
+            cut = {s.path: s.above for s in same if s.above >= s.first}
+            if plain:
+                parts.append(f"SELECT *{added} FROM read_parquet({paths(plain)}, hive_partitioning=false)")
+            if cut:  # one scan for all of them, each file with its own limit
+                limits = ", ".join(f"({text(str(path))}, {above})" for path, above in cut.items())
+                parts.append(
+                    f"SELECT r.* EXCLUDE (filename){added} "
+                    f"FROM read_parquet({paths(cut)}, hive_partitioning=false, filename=true) r "
+                    f'JOIN (VALUES {limits}) AS v(path, above) ON r.filename = v.path WHERE r."offset" > v.above'
+                )
         if not parts:
             nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in COLUMNS)
             parts.append(f"SELECT {nothing} WHERE false")

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from featurestore import events
 
-ALIKE = frozenset({"topic", "type", "user_id", "item_id", "title", "category", "brand", "currency"})  # said often
+ALIKE = frozenset(
+    {"topic", "type", "user_id", "item_id", "title", "category", "brand", "currency", "bot"}
+)  # said often
 
 
 def connect(path: Path | str = ":memory:", *, read_only: bool = False) -> duckdb.DuckDBPyConnection:

@@ -75,6 +75,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     late: bool = False  # behind the watermark: never a cut
     seen: int = 1  # rows of its session in memory when it was folded, itself included: what the scorer saw
     absorbs: tuple[str, ...] = ()  # sessions of the same user that this row merged into its own
+    bot: str | None = None  # why its session is a program's by now (`featurestore.bots`), None: it may be a person's
 
     @property
     def engages(self) -> bool:
@@ -84,7 +85,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def scorable(self) -> bool:
         """Whether a prediction may be made after this row (and a cut taken at it)."""
-        return self.event.consent and not self.late
+        return self.event.consent and not self.late and self.bot is None
 
 
 class Session(msgspec.Struct, gc=False):
@@ -127,7 +128,9 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("late", "BOOLEAN"),
     ("seen", "INTEGER"),
     ("absorbs", "VARCHAR[]"),
+    ("bot", "VARCHAR"),
 )
+ADDED = frozenset({"bot"})  # columns that older segments of the lake lack: null there; they stand last
 
 _EVENT = tuple({"session_id": "own_session_id"}.get(name, name) for name in Event.__struct_fields__)  # their columns
 
@@ -163,6 +166,7 @@ def to_columns(rows: list[Row]) -> dict[str, list[Any]]:
         "late": [r.late for r in rows],
         "seen": [r.seen for r in rows],
         "absorbs": [r.absorbs for r in rows],
+        "bot": [r.bot for r in rows],
     }
 
 
@@ -170,5 +174,5 @@ def from_columns(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     """Rows of what `to_columns` makes of them, a column at a time: a third of the cost of one by one."""
     made = map(Event, *(columns[name] for name in _EVENT))
     origins = map(Origin, *(columns[name] for name in ("topic", "partition", "offset", "n", "record_ms")))
-    recorded = (columns[name] for name in ("session_id", "late", "seen", "absorbs"))
+    recorded = (columns[name] for name in ("session_id", "late", "seen", "absorbs", "bot"))
     return list(map(Row, made, origins, *recorded))

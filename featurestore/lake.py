@@ -332,7 +332,9 @@ class Lake:
             held = con.execute(f"SELECT count(*) FROM {source} WHERE user_id IN ({listed})").fetchall()[0][0]
             if not held:
                 return False
-            sql = f'SELECT * FROM {source} WHERE user_id NOT IN ({listed}) ORDER BY "offset", n'
+            whole = Cover(segments=(segments.place(segment.path.parent, segment.key, segment.first, segment.last,
+                                                   segment.generation),))  # fmt: skip
+            sql = f'{whole.relation(where=f"user_id NOT IN ({listed})")} ORDER BY "offset", n'
             table = con.sql(sql).to_arrow_table()
         key, first, last = segment.key, segment.first, segment.last
         clean = segments.place(segment.path.parent, key, first, last, segment.generation + 1)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from featurestore import disk
-from featurestore.events import COLUMNS
+from featurestore.events import ADDED, COLUMNS
 
 HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
 HISTORY_PARTITIONS = 8
@@ -182,6 +182,13 @@ class _Footer(NamedTuple):
     lacks: tuple[str, ...]
     places: tuple[tuple[Any, Any], ...]  # (topic, partition, offset), the least and the greatest of each row group
     newest_ms: int
+    older: bool  # written before `ADDED` columns came
+
+
+def is_older(path: Path) -> bool:
+    """Whether a segment was written before the columns that were added since."""
+    known = path.stat()
+    return _footer(path, known.st_mtime_ns, known.st_size).older
 
 
 def _fault(segment: Segment) -> str:
@@ -208,7 +215,7 @@ def _footer(path: Path, mtime_ns: int, size: int) -> _Footer:
     metadata = pq.read_metadata(path)
     names = metadata.schema.to_arrow_schema().names
     said = (metadata.metadata or {}).get(b"nextclick.format", b"none").decode(errors="replace")
-    lacks = tuple(name for name in SCHEMA.names if name not in names)
+    lacks = tuple(name for name in SCHEMA.names if name not in names and name not in ADDED)
     places, newest = [], 0
     for group in range(0 if lacks else metadata.num_row_groups):
         columns = metadata.row_group(group)
@@ -218,7 +225,7 @@ def _footer(path: Path, mtime_ns: int, size: int) -> _Footer:
         found = [columns.column(SCHEMA.get_field_index(n)).statistics for n in ("topic", "partition", "offset")]
         if all(s is not None and s.has_min_max for s in found):
             places.append((tuple(s.min for s in found), tuple(s.max for s in found)))
-    return _Footer(said, lacks, tuple(places), newest)
+    return _Footer(said, lacks, tuple(places), newest, older=not ADDED.issubset(names))
 
 
 @functools.lru_cache(maxsize=10_000)

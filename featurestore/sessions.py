@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from featurestore import bots
 from featurestore.events import Event, Origin, Row, Session
 
 CAP = 500  # rows of a session held in memory; older ones count only
@@ -19,11 +20,12 @@ Outcome = Literal["stored", "duplicate", "too-late", "future-ts"]
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """When sessions end and what is too old; every duration is on the event clock."""
+    """When sessions end, what is too old and what is no person's; every duration is on the event clock."""
 
     gap_ms: int = 1_800_000
     lateness_ms: int = 120_000
     lake_keep_ms: int = 30 * 86_400_000
+    bots: bots.Rule = bots.Rule()
 
 
 class Folded(msgspec.Struct, frozen=True, gc=False):
@@ -40,9 +42,15 @@ _FUTURE_TS = Folded(None, None, "future-ts")
 
 
 class _Open(Session, gc=False):
-    """A session with the ids of its rows in memory, by which a repeated event is known; made when first asked for."""
+    """A session with the ids of its rows in memory, by which a repeated event is known; made when first asked for.
+
+    Beside it what `bots.judge` goes by.
+    """
 
     ids: set[str] | None = None
+    acts: int = 0
+    ahead_ms: int = 0
+    bot: str | None = None
 
     def has(self, event_id: str) -> bool:
         """Whether one of its rows in memory is this event."""
@@ -148,14 +156,16 @@ def fold(open: OpenSessions, event: Event, origin: Origin, settings: SessionSett
         open.watermark_ms = ts - settings.lateness_ms
     late = ts < watermark
     if session is None:
-        session_id = event.session_id or derived_id(origin)
-        row = Row(event, origin, session_id, late)
-        session = _opened(row)
+        session = _Open(event.session_id or derived_id(origin), event.user_id, ts, ts, [], 0, bool(event.session_id))
+        bot = bots.judge(session, ts, event.type, event.properties, settings.bots)
+        row = Row(event, origin, session.session_id, late, 1, (), bot)
+        _append(session, row)
         if ts >= passed:  # else it is closed already: nothing can join it
             open._add(session)
         return Folded(row, session, "stored")
     seen = len(session.rows) + 1
-    row = Row(event, origin, session.session_id, late, seen if seen < CAP else CAP, absorbs)
+    bot = bots.judge(session, ts, event.type, event.properties, settings.bots)
+    row = Row(event, origin, session.session_id, late, seen if seen < CAP else CAP, absorbs, bot)
     _append(session, row)
     return Folded(row, session, "stored")
 
@@ -192,7 +202,7 @@ def restore(open: OpenSessions, rows: Iterable[Row], watermark_ms: int, settings
     collecting = gc.isenabled()
     gc.disable()  # all of it stays: looking for garbage in between costs as much as the rest
     try:
-        _rebuild(live, rows)
+        _rebuild(live, rows, settings.bots)
     finally:
         if collecting:
             gc.enable()
@@ -250,12 +260,6 @@ def derived_id(origin: Origin) -> str:
     return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
-def _opened(row: Row) -> _Open:
-    event = row.event
-    ts = event.ts_ms
-    return _Open(row.session_id, event.user_id, ts, ts, [row], 1, bool(event.session_id))
-
-
 def _append(session: _Open, row: Row) -> None:
     event = row.event
     ts = event.ts_ms
@@ -275,16 +279,20 @@ def _append(session: _Open, row: Row) -> None:
             ids.discard(gone.event.event_id)
 
 
-def _rebuild(live: dict[tuple[str, str], _Open], rows: Iterable[Row]) -> None:
+def _rebuild(live: dict[tuple[str, str], _Open], rows: Iterable[Row], rule: bots.Rule) -> None:
     for row in rows:
-        user_id = row.event.user_id
+        event = row.event
+        user_id, ts = event.user_id, event.ts_ms
         session = None if row.seen == 1 else live.get((user_id, row.session_id))
         if session is None:
-            live[user_id, row.session_id] = _opened(row)
-            continue
-        if row.absorbs:
+            session = live[user_id, row.session_id] = _Open(
+                row.session_id, user_id, ts, ts, [], 0, bool(event.session_id)
+            )
+        elif row.absorbs:
             absorbed = [live.pop((user_id, sid), None) for sid in row.absorbs]
             _absorb(session, [s for s in absorbed if s is not None])
+        bots.judge(session, ts, event.type, None, rule)
+        session.bot = row.bot  # as it was judged then, whatever the rule is now
         _append(session, row)
 
 
@@ -306,6 +314,9 @@ def _absorb(session: _Open, younger: list[_Open]) -> None:
         session.count += s.count
         session.first_ms = min(session.first_ms, s.first_ms)
         session.last_ms = max(session.last_ms, s.last_ms)
+        session.acts += s.acts
+        session.ahead_ms = max(session.ahead_ms, s.ahead_ms)
+        session.bot = session.bot or s.bot
     session.rows.sort(key=lambda r: (r.origin.offset, r.origin.n))
     del session.rows[:-CAP]
     session.ids = None

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore import database, lake, store
+from featurestore.events import ADDED
 from featurestore.lake import Cover, LakeProgress, PartitionKey, Segment
 
 NAME = re.compile(r"(\d+)-(\d+)(?:\.g(\d+))?\.parquet")
@@ -153,7 +154,7 @@ def _fault(path: Path, key: PartitionKey, first: int, last: int) -> tuple[str, s
     topics, partitions = {key.topic}, {key.partition}
     try:
         with pq.ParquetFile(path) as file:
-            if missing := [name for name in lake.SCHEMA.names if name not in file.schema_arrow.names]:
+            if missing := [name for name in lake.SCHEMA.names if name not in {*file.schema_arrow.names, *ADDED}]:
                 return "foreign", f"lacks the columns {', '.join(missing)}"
             written = (file.metadata.metadata or {}).get(b"nextclick.format")
             for batch in file.iter_batches():

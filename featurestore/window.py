@@ -20,9 +20,10 @@ POOL_MS = 86_400_000  # how far back the judging slice reaches for want of cuts
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-# All rows in the order of the memory; a user's repeated event ids beyond the first fall out.
+# All rows in the order of the memory, but for sessions that turned out to be a program's, from their first row on; a
+# user's repeated event ids beyond the first fall out.
 _ROWS = """
-SELECT * FROM ({relation})
+SELECT * FROM ({relation}) ANTI JOIN ({programs}) USING (user_id, session_id)
 QUALIFY row_number() OVER (
     PARTITION BY user_id, event_id ORDER BY topic <> '~history', topic, "partition", "offset", n) = 1
 ORDER BY topic <> '~history', topic, "partition", "offset", n
@@ -139,7 +140,8 @@ def _immature(
 def _rows(con: duckdb.DuckDBPyConnection, cover: Cover, policy: WindowPolicy) -> pa.Table:
     latest = con.execute(f"SELECT max(ts_ms) FROM ({cover.relation(['ts_ms'])})").fetchall()[0][0] or 0
     relation = cover.relation(where=f"consent AND ts_ms >= {latest - policy.max_age_ms}")
-    return con.sql(_ROWS.format(relation=relation)).to_arrow_table().combine_chunks()
+    programs = cover.relation(["user_id", "session_id"], where="bot IS NOT NULL")
+    return con.sql(_ROWS.format(relation=relation, programs=programs)).to_arrow_table().combine_chunks()
 
 
 def ints(rows: pa.Table, name: str) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -145,6 +145,8 @@ class Ingest:
         self.erased: dict[str, int] = {}  # user: the last batch that may have caused a prediction for them
         self.events = self.unkeyed = self.dead_letters = 0
         self.nothing = 0  # messages that hold no event
+        self.bot_rows: Counter[str] = Counter()  # rows of sessions that no person makes, by reason
+        self.bot_sessions: Counter[str] = Counter()
         self.heard_ms: Callable[[], int] = lambda: 0  # the largest watermark that other workers told
         self.unflushed = 0  # rows committed since the last flush
         self.busy = stages.Busy()
@@ -255,6 +257,9 @@ class Ingest:
         row, session, outcome = folded.row, folded.session, folded.outcome
         if row is not None and session is not None:
             batch.rows.append(row)
+            if row.bot is not None:
+                self.bot_rows[row.bot] += 1
+                self.bot_sessions[row.bot] += len(session.rows) < 2 or session.rows[-2].bot is None
             batch.touched[user_id, session.session_id] = (tp, part, session)
             for gone in row.absorbs:
                 batch.touched.pop((user_id, gone), None)

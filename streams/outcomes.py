@@ -52,15 +52,17 @@ class Predicted(msgspec.Struct, gc=False, eq=False):
     first_ms: int  # of the label; where there is none yet, just past the horizon
     item: str | None = None
     category: str | None = None
+    counts: bool = True  # false: its user turned out to be a program
 
 
 class _User:
     """The open predictions of a user, and among them those without a label; no label is younger than `label_ms`."""
 
-    __slots__ = ("label_ms", "mine", "unanswered")
+    __slots__ = ("label_ms", "mine", "program", "unanswered")
 
     def __init__(self) -> None:
         self.mine: list[Predicted] = []
+        self.program = False  # all of them were made for a program
         self.unanswered: list[Predicted] = []
         self.label_ms = -1
 
@@ -91,7 +93,15 @@ class Open:
         """A row in order of arrival: the label of those predictions of its user that have none as early as it."""
         self.purchases.observe(row)
         user = self.by_user.get(row.event.user_id)
-        if user is None or not row.engages or not row.event.consent:
+        if user is None:
+            return
+        if row.bot is not None:
+            if not user.program:
+                for made in user.mine:
+                    made.counts = False
+                user.program = True
+            return
+        if not row.engages or not row.event.consent:
             return
         event, offset = row.event, row.origin.offset
         ts_ms, item = event.ts_ms, event.item_id
@@ -137,6 +147,7 @@ class Open:
         if user is None:
             user = self.by_user[made.user_id] = _User()
         user.mine.append(made)
+        user.program = user.program and not made.counts
         if made.item is None:
             user.unanswered.append(made)
         else:
@@ -195,6 +206,10 @@ class Outcomes:
         open_.watermark_ms = max(open_.watermark_ms, watermark_ms)
         self.purchases.settle(open_.purchases, open_.watermark_ms)
         for made in open_.mature(open_.watermark_ms):
+            if not made.counts:
+                self.noted -= 1
+                self.passed_over += 1
+                continue
             self.settled += 1
             sums = self.by.get(made.key) or self._begun(made.key)
             of_group = sums[made.group]

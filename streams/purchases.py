@@ -38,6 +38,7 @@ class Said(msgspec.Struct, gc=False, eq=False):
     until_ms: int
     probability: float
     bought: bool = False
+    counts: bool = True  # false: its user turned out to be a program
 
 
 class Open:
@@ -61,6 +62,10 @@ class Open:
     def observe(self, row: Row) -> None:
         """A row in order of arrival; a purchase is the label of those of its user whose horizon it lies in."""
         event, offset = row.event, row.origin.offset
+        if row.bot is not None:
+            for made in self.by_user.get(event.user_id, ()):
+                made.counts = False
+            return
         if event.type != "purchase" or not event.consent or event.user_id not in self.by_user:
             return
         for made in self.by_user[event.user_id]:
@@ -108,6 +113,8 @@ class Purchases:
     def settle(self, open_: Open, watermark_ms: int) -> None:
         """Count what is known for good once the watermark stands here."""
         for made in open_.mature(watermark_ms):
+            if not made.counts:
+                continue
             self.settled += 1
             if made.key not in self.by and len(self.by) >= KEPT:
                 del self.by[next(iter(self.by))]

@@ -19,6 +19,7 @@ NAME = re.compile(r"\b(?:nextclick|process)_[a-z_]+")
 SERIES = {f"nextclick_latency_seconds_{end}": "nextclick_latency_seconds" for end in ("bucket", "count", "sum")}
 WORKER: dict[str, Any] = {
     **dict.fromkeys(health.COUNTED, 1), "version": "v1", "busy_s": {"fold": 0.5},
+    "bots": {"rows": {"rate": 1}, "sessions": {"rate": 1}}, "catalogue": {"items": 1},
     "outcomes": {"open": 1, "passed_over": 1, "arms": {"champion": dict.fromkeys(outcomes.FIELDS, 1)}},
     "parts": [{"topic": "t", "partition": 0} | dict.fromkeys([*health.COUNTED_BY_PARTITION, *health.BY_PARTITION], 1)],
 }  # fmt: skip

@@ -167,6 +167,8 @@ def test_what_a_worker_tells_of_itself_is_what_the_schema_says() -> None:
         nothing=0,
         unkeyed=0,
         dead_letters=0,
+        bot_rows={"rate": 3},
+        bot_sessions={"rate": 1},
         busy=stages.Busy(),
     )
     scorer: Any = SimpleNamespace(latencies_ms=[1.0, 2.0], predictions=1, outcomes=outcomes.Outcomes(horizon_ms=5))

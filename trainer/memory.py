@@ -136,7 +136,7 @@ class Memory:
     def take(self, row: Row) -> None:
         """Fold one row, whatever its offset; `learn` is what remembers offsets."""
         event = row.event
-        if not event.consent:
+        if not event.consent or row.bot is not None:
             return
         if len(self.words) > WORDS - 2:  # room for what the row says and for its category
             self.make_room()

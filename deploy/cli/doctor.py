@@ -28,7 +28,7 @@ def doctor(
 
     encoder = settings.encoder() if importlib.util.find_spec("transformers") else None
     tokenizer = functools.partial(_tokenizer, encoder) if encoder is not None else None
-    found = looking.examine(settings.kafka, settings.topics(), tokenizer, settings["group"])
+    found = looking.examine(settings.kafka, settings.topics(), tokenizer, settings["group"], settings.sessions())
     faults = sum(f.level == "fault" for f in found)
     plain = "\n".join(
         f"{f.level.upper() if f.level == 'fault' else f.level:<7} {f.check}: {f.text}"

@@ -215,10 +215,10 @@ class Shop:
     ):
         self._pick = random.Random(f"{seed}/{start_ms}")
         self._run = f"{seed:x}-{start_ms:x}"
-        self._seed, self._users, self._bad = seed, users, bad
+        people = max(1, round(rate * THINK_MS / 1000))
+        self._seed, self._users, self._bad = seed, max(users, people), bad  # fewer would have to act like programs
         self.items = catalogue()
         self._leaves = list(self.items)
-        people = max(1, min(users, round(rate * THINK_MS / 1000)))
         self._think_ms = people / rate * 1000
         self._count = itertools.count()
         self._active: set[str] = set()

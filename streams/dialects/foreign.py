@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from featurestore import bots
 from featurestore.events import NEEDS_ITEM, EventType
 from streams.bad import BadEvent
 from streams.dialects import values, verbs
@@ -26,6 +27,8 @@ QUANTITY = ("quantity", "qty")
 POSITION = ("position", "index", "item_list_index")
 QUERY = ("query", "search_term", "search_query", "search_string", "keyword", "keywords", "term", "q")
 ORDER = ("order_id", "transaction_id")
+AGENT = ("useragent", "rawuseragent")  # as `values.plain` writes it
+AGENT_CHARS = 200
 ITEMS = ("products", "items", "product", "item", "line_items", "contents")  # objects, in a list or one alone
 IDS = ("product_ids", "item_ids", "object_ids", "content_ids", "skus")  # nothing but ids, in a list
 
@@ -63,6 +66,7 @@ class Act(msgspec.Struct, kw_only=True):
     session: Any = None
     anonymous: Any = None
     consent: bool = True
+    agent: Any = None  # the user agent, where it does not stand among the fields
     by_key: bool = False  # the dialect names no user: the message's key does
     named: bool = False  # the dialect lets an item's name stand for its id
     separator: str = "/"  # of categories
@@ -251,4 +255,12 @@ def _shared(act: Act, event: values.Fields, arrival: Arrival, user: str, explode
     if anonymous not in (user, values.text(act.session)):
         named["anonymous_id"] = anonymous
     rest = event.rest(LISTS if exploded else ())
-    return values.impersonal({**rest, **act.more, **{k: v for k, v in named.items() if v}}, arrival.keep)
+    kept = values.impersonal({**rest, **act.more, **{k: v for k, v in named.items() if v}}, arrival.keep)
+    return kept | _program(act, event)
+
+
+def _program(act: Act, event: values.Fields) -> dict[str, Any]:
+    """A user agent is personal, but for one that names a program: `featurestore.bots` goes by it."""
+    written = next((act.fields[event.names[name]] for name in AGENT if name in event.names), act.agent)
+    agent = values.text(written)
+    return {"user_agent": agent[:AGENT_CHARS]} if agent and bots.is_program(agent) else {}

@@ -44,6 +44,7 @@ def act(payload: dict[str, Any]) -> Act | Nothing:
         anonymous=said.first(("anonymous_id",)) or traits.get("anonymousId"),
         clocks=_clocks(said),
         session=properties.get("session_id") or context.get("sessionId") or payload.get("session_id"),
+        agent=context.get("userAgent") or payload.get("context_user_agent"),
         fields=properties,
         items=items_of(properties),
     )  # fmt: skip

@@ -39,6 +39,7 @@ class Site:
         tag = uuid.uuid4().hex[:8]
         named = ("events", "items", "dead_letters", "predictions", "control", "state")
         self.said = {f"topics.{name}": f"{name}-{tag}" for name in named} | {"kafka": address, "encoder": "none"}
+        self.said["bots.pace"] = "0s"  # its users are faster than people
         self.said |= {"shared": str(folder / "shared"), "store.folder": str(folder / "store"), "worker": "w"}
         self.said |= {name.replace("__", "."): value for name, value in more.items()}
         self.http = f"127.0.0.1:{free_port()}"

@@ -72,6 +72,7 @@ class Shop:
         """The worker's settings."""
         said = {f"topics.{t}": f"{t}-{self.tag}" for t in ("items", "dead_letters", "predictions", "control", "state")}
         said |= {"topics.events": self.events, "encoder": "none", "kafka": self.address, "worker": "w"}
+        said |= {"bots.pace": "0s", "bots.length": "0"}  # its users are programs, and are to be answered
         said |= {"shared": str(self.folder / "shared"), "store.folder": str(self.folder / "store")}
         return [a for k, v in said.items() for a in ("--set", f"{k}={v}")]
 

@@ -29,7 +29,11 @@ class Site:
     def __init__(self, address: str, folder: Path) -> None:
         tag = uuid.uuid4().hex[:8]
         named = ("events", "items", "dead_letters", "predictions", "control", "state")
-        said = {f"topics.{name}": f"{name}-{tag}" for name in named} | {"kafka": address, "encoder": "none"}
+        said = {f"topics.{name}": f"{name}-{tag}" for name in named} | {
+            "kafka": address,
+            "encoder": "none",
+            "bots.pace": "0s",
+        }
         said |= {"shared": str(folder / "shared"), "store.folder": str(folder / "store"), "worker": "w"}
         self.settings, self.output, self.address = Settings.load(said), folder / "w.log", address
         self.events = self.settings["topics.events"][0]

@@ -29,7 +29,7 @@ class Run:
     def __init__(self, kafka: str, folder: Path) -> None:
         self.folder = folder
         self.said = {"kafka": kafka, "encoder": "none", "worker": "w", "shared": str(folder / "shared"),
-                     "store.folder": str(folder / "store")}  # fmt: skip
+                     "store.folder": str(folder / "store"), "bots.pace": "0s"}  # fmt: skip
         self.settings = Settings.load(self.said)
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
