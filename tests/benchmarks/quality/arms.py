@@ -203,10 +203,12 @@ class BlendArm:
         made = {name: np.empty((len(asked), 2)) for name in ("blend", *(["lambdarank"] if self.ranker else []))}
         cpu, ordering, words = time.process_time(), 0.0, self.memory.words
         for i, (case, (found, said)) in enumerate(zip(asked, self._cases(asked), strict=True)):
-            shares, *_ = (self.weights or blend.Blend.flat()).probabilities(said)
+            shares, none, _ = (self.weights or blend.Blend.flat()).probabilities(said)
             again, current = self.below.repeats.share(case.rows), words[str(case.rows[-1].event.item_id)]
             of = np.append(found, current), words[case.target], current
-            weighed = np.append(shares * (1 - again) / shares.sum(), again)
+            weighed = np.append(
+                shares * (1 - again) / (1 - none), again
+            )  # an item that is none of them keeps its share
             made["blend"][i] = _ranks(of[0], weighed, *of[1:])
             if self.ranker is not None:  # the repeat keeps the place that its probability gives it
                 begin = time.process_time()
@@ -232,24 +234,25 @@ class Repeats:
     """How often the next item is the same again, which production does not ask: by how often it was just before."""
 
     def __init__(self) -> None:
-        self.held, self.asked = Counter[bool](), Counter[bool]()
+        self.held, self.asked = Counter[tuple[bool, int]](), Counter[tuple[bool, int]]()
 
     def learn(self, sessions: list[list[Row]]) -> None:
         """Count the steps of sessions."""
         for rows in sessions:
             for k in range(1, len(rows)):
-                kind = _doubled(rows[:k][-2:])
+                kind = _kind(rows[:k][-4:])
                 self.asked[kind] += 1
                 self.held[kind] += rows[k].event.item_id == rows[k - 1].event.item_id
 
     def share(self, rows: list[Row]) -> float:
         """Of sessions like this one."""
-        kind = _doubled(rows[-2:])
+        kind = _kind(rows[-4:])
         return self.held[kind] / max(self.asked[kind], 1)
 
 
-def _doubled(rows: list[Row]) -> bool:
-    return len(rows) == 2 and rows[0].event.item_id == rows[1].event.item_id
+def _kind(rows: list[Row]) -> tuple[bool, int]:
+    """Whether the newest item had come twice already, and how many rows there are, four at most."""
+    return len(rows) > 1 and rows[-2].event.item_id == rows[-1].event.item_id, len(rows)
 
 
 def _with(case: blend.Case, answer: dict[str, Any]) -> blend.Case:
