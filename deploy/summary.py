@@ -69,7 +69,7 @@ def told_verdict(verdict: dict[str, Any]) -> str:
 def stale_users(cover: lake.Cover, newest: dict[str, tuple[int, int]]) -> int:
     """Users with a scorable row whose newest prediction's trigger is not their newest scorable row."""
     with database.connect() as con:
-        where = "consent AND NOT late AND topic NOT LIKE '~%'"
+        where = "consent AND NOT late AND bot IS NULL AND topic NOT LIKE '~%'"
         relation = cover.relation(["user_id", "partition", "offset"], where=where)
         rows = con.execute(f'SELECT user_id, partition, max("offset") FROM ({relation}) GROUP BY ALL').fetchall()
     last = {(user, part): offset for user, part, offset in rows}
