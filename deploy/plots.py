@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.tables import COLUMNS
-
-
-class NotInstalled(RuntimeError):
-    """A plot needs Matplotlib: pip install 'nextclick[plots]'."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
+from trainer import extras
 
 
 class Undrawable(ValueError):
@@ -21,10 +15,9 @@ class Undrawable(ValueError):
 
 def ready(file: Path) -> None:
     """Raises `NotInstalled` or `Undrawable` before anything long has begun."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        raise NotInstalled from error
+    extras.need("matplotlib", asked=f"--plot {file}", extra="plots")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     known = FigureCanvasAgg.get_supported_filetypes()
     if file.suffix.removeprefix(".") not in known:
         raise Undrawable(f"--plot {file}: a picture ends in .png, .svg or .pdf")

@@ -16,16 +16,9 @@ from deploy import backtest
 from deploy.settings import Settings
 from featurestore import lake
 from featurestore.events import Row
-from trainer import network, registry, retrain, texts
+from trainer import extras, network, registry, retrain, texts
 
 WINDOWS = 3  # of the file's second half, each judged before it is trained on
-
-
-class NotInstalled(RuntimeError):
-    """The search needs Optuna: pip install 'nextclick[experiments]'."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
 
 
 class NothingToJudge(LookupError):
@@ -40,12 +33,11 @@ def run(settings: Settings, file: Path, budget_ms: int, storage: Path) -> dict[s
 
     The first trial is the settings as they are. A trial's score is the mean log loss of its windows.
     """
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise NotInstalled from error
+    extras.need("optuna", asked="the search", extra="experiments")
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     until, rows = time.monotonic() + budget_ms / 1000, backtest.read(settings, file)
     storage.parent.mkdir(parents=True, exist_ok=True)

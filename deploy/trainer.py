@@ -24,13 +24,17 @@ from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
 from streams import control, topics
-from trainer import cadence, encoders, experiments, registry, staleness
+from trainer import cadence, encoders, extras, registry, staleness
 
 log = structlog.get_logger()
 
 TICK_S = 1.0
 COMPACT_AFTER_MS = 600_000
 SPANS = 8  # merged segments in `lake.keep`, at least: rows stay an eighth of it longer
+NEEDS = {  # a setting that is not off: the module that it needs, and the extra that brings it
+    "experiments.tensorboard": ("tensorboard", "experiments"), "experiments.mlflow": ("mlflow", "mlflow"),
+    "ranker": ("lightgbm", "ranking"),
+}  # fmt: skip
 VERDICTS = ("retrain.judged", "retrain.rejected")  # rejected: with the report of a candidate that leaves no version
 
 Verdict = child.Answer  # a trainer.retrain.Verdict
@@ -272,10 +276,16 @@ class Trainer:
         }  # fmt: skip
 
 
+def equipped(settings: dials.Settings) -> None:
+    """Raises `NotInstalled` where a setting needs what is missing: before hours of training, not after."""
+    for name, (module, extra) in NEEDS.items():
+        if settings[name] not in ("", "off"):
+            extras.need(module, asked=f"the setting {name}={settings[name]}", extra=extra)
+
+
 def run(settings: dials.Settings, stop: threading.Event) -> None:
     """Follow the control log; while this process leads, let the scheduler tick the cadence."""
-    ranker = settings["ranker"].removeprefix("off")
-    experiments.require(settings["experiments.tensorboard"], settings["experiments.mlflow"], ranker)
+    equipped(settings)
     told = health.serve(settings)
     names = settings.topics()
     topics.ensure(settings.kafka, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from deploy import backtest, plots, tables
 from deploy.settings import Settings
 from tests.test_cli import run as command
+from trainer import extras
 
 SETTINGS = {"encoder": "none", "n_min": "100", "horizon.next": "5m", "horizon.purchase": "5m"}
 ARMS = ("last", "popular", "markov1", "markov2", "vmis-knn", "gru4rec")
@@ -154,8 +156,6 @@ def test_options_walk(
 
 def test_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without Matplotlib the message names the extra, before anything long begins."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(plots.NotInstalled, match=r"nextclick\[plots\]"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(extras.NotInstalled, match=r"nextclick\[plots\]"):
         plots.ready(tmp_path / "p.png")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer import experiments, judge
+from deploy import trainer
+from deploy.settings import Settings
+from trainer import experiments, extras, judge
 from trainer.retrain import Verdict
 
 VERDICT = Verdict(
@@ -51,10 +54,10 @@ def test_mlflow_has_a_run_for_each_retrain(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_missing_is_said_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the setting and what to install; what was not asked for is not looked for."""
-    monkeypatch.setattr(experiments.importlib.util, "find_spec", lambda name: None)
-    experiments.require("", "")
-    with pytest.raises(experiments.NotInstalled, match=r"experiments\.mlflow was asked for.*nextclick\[mlflow\]"):
-        experiments.require("", "file:///runs")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    trainer.equipped(Settings.load({}))
+    with pytest.raises(extras.NotInstalled, match=r"experiments\.mlflow=file:///runs needs.*nextclick\[mlflow\]"):
+        trainer.equipped(Settings.load({"experiments.mlflow": "file:///runs"}))
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +13,6 @@ if TYPE_CHECKING:
     from trainer.tuning import Told
 
 EXPERIMENT = "nextclick"
-
-
-class NotInstalled(RuntimeError):
-    """{0} was asked for and is not installed: pip install 'nextclick[{1}]', or leave the setting alone."""
-
-    def __init__(self, *said: str) -> None:
-        super().__init__(str(self.__doc__).format(*said))
-
-
-def require(tensorboard: str, mlflow: str, ranker: str = "") -> None:
-    """Raises NotInstalled where something that is asked for is missing: before hours of training, not after."""
-    for asked, setting, module, extra in (
-        (tensorboard, "experiments.tensorboard", "tensorboard", "experiments"),
-        (mlflow, "experiments.mlflow", "mlflow", "mlflow"),
-        (ranker, f"ranker={ranker}", "lightgbm", "ranking"),
-    ):
-        if asked and importlib.util.find_spec(module) is None:
-            raise NotInstalled(setting, extra)
 
 
 def numbers(verdict: Verdict) -> dict[str, float]:

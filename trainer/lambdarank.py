@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import experiments
+from trainer import extras
 from trainer.blend import Blend, Case, Floats
 
 TOP = 60  # candidates that are put in order; those beyond keep theirs, behind them
@@ -74,8 +74,7 @@ def _features(case: Case, best: NDArray[np.int64], logs: Floats) -> NDArray[np.f
 
 
 def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ModuleNotFoundError as missing:
-        raise experiments.NotInstalled("a version's ranker", "ranking") from missing
+    extras.need("lightgbm", asked="a version's ranker", extra="ranking")
+    import lightgbm
+
     return lightgbm
