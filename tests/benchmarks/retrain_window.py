@@ -22,14 +22,14 @@ from cost import Watch
 from deploy import backtest
 from deploy.settings import Settings
 from featurestore import window
-from trainer import blend, network, registry, retrain
+from trainer import blend, learning, network, registry, retrain
 from trainer.predictor import Predictor
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "window": [(window, "examples")],
     "rows": [(retrain, "rows_of")],
     "sequences": [(network, "sequences")],
-    "network": [(network, "train")],
+    "network": [(learning, "train")],
     "other network": [(retrain, "network_of")],
     "replay": [(retrain, "replay")],
     "cases": [(Predictor, "case")],
