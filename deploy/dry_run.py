@@ -28,6 +28,7 @@ from featurestore import lake, sessions, store
 from featurestore.catalogue import Item
 from featurestore.lake import PartitionKey
 from streams import catalogue, codec, connection, control, ingest, outcomes, score, topics, transport
+from streams.parts import Part
 from trainer import predictor, texts
 
 POLL_MS = 100
@@ -161,7 +162,7 @@ class Look:
             consumer.seek(at, part.read)
         return consumer
 
-    def _begun(self, tp: TP, first: int, end: int) -> ingest.Part:
+    def _begun(self, tp: TP, first: int, end: int) -> Part:
         """A partition where the lake ends, with its open sessions; the log's start where the lake has none of it."""
         key = PartitionKey(f"{tp.topic}@{self.taken.log_ids[tp.topic]}", tp.partition)
         open_, settings = sessions.OpenSessions(), self.taken.settings
@@ -178,7 +179,7 @@ class Look:
             return cover.end[key]
 
         read = self.lake.read(restore, forgotten=self.taken.forgotten, keys={key})
-        return ingest.Part(key=key, open=open_, read=max(read, first), flushed=read, end=max(end, read))
+        return Part(key=key, open=open_, read=max(read, first), flushed=read, end=max(end, read))
 
     async def run(self, for_ms: int | None, stopped: Callable[[], bool], tell: Callable[[Looked], None]) -> None:
         """Poll, fold, score; now and then see whether there is another champion."""

@@ -24,6 +24,7 @@ from featurestore import lake, store
 from featurestore.catalogue import Item
 from featurestore.events import Row, Session
 from streams import app, beats, catalogue, control, ingest, outcomes, score, topics
+from streams.parts import Part
 from trainer import encoders, predictor, registry, texts
 
 log = structlog.get_logger()
@@ -274,7 +275,7 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
     }
 
 
-def of_part(part: ingest.Part) -> dict[str, Any]:
+def of_part(part: Part) -> dict[str, Any]:
     """How far one partition is."""
     return {
         "topic": part.key.topic, "partition": part.key.partition, "read": part.read, "end": part.end,

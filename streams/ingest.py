@@ -7,7 +7,6 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ from faust.types import TP
 from featurestore import lake, sessions, store
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import PartitionKey
-from streams import codec, outcomes, stages, start, transport
+from streams import codec, stages, start, transport
+from streams.parts import KEYED_SHARE, KEYED_WINDOW, Batch, Part
 
 log = structlog.get_logger()
 
@@ -26,8 +26,6 @@ COMMIT_ROWS = 15_000  # a group commit comes early where so much is acknowledged
 FLUSH_ROWS = 100_000
 WAITING_ROWS = 60_000  # folding waits where so much waits for its commit: lag grows, memory does not
 BEHIND_BEATS = 10  # a log may end too early for a moment, while its leader changes
-KEYED_WINDOW = 10_000  # events of a partition over which wrong keys are judged
-KEYED_SHARE = 0.01  # of the window; a smaller number never stops a worker, so that a handful in a small topic does not
 
 
 class LogBehindProgress(RuntimeError):
@@ -44,66 +42,6 @@ class UnreadableLog(RuntimeError):
 
 class LostPoll(RuntimeError):
     """Records between the last one folded and the first one fetched never arrived; restart to read them again."""
-
-
-class Keys:
-    """Which of a partition's newest events were not keyed by their user, counted since it was assigned."""
-
-    def __init__(self) -> None:
-        self.judged = 0
-        self.wrong: deque[int] = deque()
-
-    def judge(self, right: bool) -> bool:
-        """Count one event more; whether the wrong ones are still few enough to go on."""
-        self.judged += 1
-        if right:
-            return True
-        while self.wrong and self.wrong[0] <= self.judged - KEYED_WINDOW:
-            self.wrong.popleft()
-        self.wrong.append(self.judged)
-        return len(self.wrong) <= KEYED_WINDOW * KEYED_SHARE
-
-
-@dataclass(kw_only=True, slots=True)
-class Part:
-    """A partition while this worker owns it: one object an assignment epoch, so identity tells epochs apart."""
-
-    key: PartitionKey
-    open: sessions.OpenSessions
-    read: int  # folded up to here
-    flushed: int  # in the lake up to here
-    end: int = 0  # the log's end when last heard of
-    behind: int = 0  # so many beats in a row the log ended below `read`
-    raised_ms: int = 0  # the largest watermark known anywhere while this partition had no lag
-    missing: int = 0  # offsets that Kafka had already dropped
-    keys: Keys = field(default_factory=Keys)
-    predicted: outcomes.Open = field(default_factory=outcomes.Open)  # what still waits for its outcome
-
-    def progress(self) -> store.Progress:
-        o = self.open
-        return store.Progress(
-            next=self.read,
-            watermark_ms=o.watermark_ms,
-            stored=o.stored,
-            duplicates=o.duplicates,
-            rejected=o.rejected,
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class Batch:
-    """What one poll left behind: waits for its acknowledgements, then is committed."""
-
-    seq: int
-    rows: list[Row] = field(default_factory=list)
-    progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
-    touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
-    dead: list[codec.DeadLetter] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        """What it holds in memory, in rows and dead letters."""
-        return 1 + len(self.rows) + len(self.dead)
 
 
 def _behind(tp: TP, part: Part, end: int) -> LogBehindProgress:

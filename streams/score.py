@@ -14,6 +14,7 @@ from faust.types import TP
 from featurestore.events import Row, Session
 from featurestore.lake import PartitionKey
 from streams import codec, ingest, outcomes
+from streams.parts import Batch, Part
 
 SESSIONS = 5_000  # scored at once, unless a single poll touched more: bounds what waits for acknowledgement
 TOKENS = 50  # the newest rows of a session that a model looks at
@@ -37,7 +38,7 @@ class Outlet(Protocol):
     def dead_letter(self, dead: codec.DeadLetter) -> Pending: ...
 
 
-Due = tuple[TP, ingest.Part, Session, Row]
+Due = tuple[TP, Part, Session, Row]
 
 
 def snapshot(session: Session) -> tuple[Session, Row] | None:
@@ -49,9 +50,9 @@ def snapshot(session: Session) -> tuple[Session, Row] | None:
     return Session(session.session_id, session.user_id, session.first_ms, session.last_ms, rows, session.count), trigger
 
 
-def due(batches: list[ingest.Batch]) -> list[Due]:
+def due(batches: list[Batch]) -> list[Due]:
     """One entry a touched session, however many batches touched it; its trigger is its newest scorable row."""
-    touched: dict[tuple[str, str], tuple[TP, ingest.Part, Session]] = {}
+    touched: dict[tuple[str, str], tuple[TP, Part, Session]] = {}
     scorable: set[tuple[str, str]] = set()
     for batch in batches:
         touched |= batch.touched
@@ -67,9 +68,9 @@ def due(batches: list[ingest.Batch]) -> list[Due]:
     return sorted(found, key=lambda one: one[3].origin.offset)  # a user of two sessions hears of the newer row last
 
 
-def portion(waiting: Iterable[ingest.Batch]) -> list[ingest.Batch]:
+def portion(waiting: Iterable[Batch]) -> list[Batch]:
     """The next batches to score together: small ones share their predictions, large ones go one by one."""
-    batches: list[ingest.Batch] = []
+    batches: list[Batch] = []
     sessions = 0
     for batch in waiting:
         sessions += len(batch.touched)
@@ -172,7 +173,7 @@ class Scorer:
         for part in self.ingest.parts.values():
             self.outcomes.settle(part.predicted, part.raised_ms)
 
-    def _meet(self, batches: list[ingest.Batch], sent: list[tuple[Due, codec.Prediction]]) -> None:
+    def _meet(self, batches: list[Batch], sent: list[tuple[Due, codec.Prediction]]) -> None:
         """What was told waits for its outcome; what came is the outcome of what was told before it."""
         for (_, part, session, trigger), said in sent:
             self.outcomes.note(part.predicted, said, trigger, session.rows)

@@ -28,6 +28,7 @@ from streams import client, codec, ingest, transport
 from streams.codec import BadElement, BadEvent, Message
 from streams.dialects import files, table, values
 from streams.dialects.foreign import Arrival
+from streams.parts import Batch
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "dialects.md"
@@ -530,7 +531,7 @@ def test_what_holds_no_event_is_no_event(tmp_path: Path) -> None:
         for n, message in enumerate(messages)
     ]  # fmt: skip
 
-    async def fold() -> ingest.Batch | None:
+    async def fold() -> Batch | None:
         await taken.adopt({TP("events", 0)}, {TP("events", 0): (0, len(records))})
         return await taken.fold({TP("events", 0): transport.Stretch(start=0, records=records)})
 

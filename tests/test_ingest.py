@@ -15,6 +15,7 @@ from faust.types import TP
 
 from featurestore import cover, lake, sessions, store
 from streams import ingest, transport
+from streams.parts import Batch
 
 TOPIC = "events"
 
@@ -46,13 +47,11 @@ class Worker:
         """Fold messages of one key that arrived then, acknowledge and commit."""
         await self._committed(await self._fold(partition, messages, key=key, at_ms=at_ms))
 
-    async def _committed(self, batch: ingest.Batch) -> None:
+    async def _committed(self, batch: Batch) -> None:
         self.ingest.acknowledged(batch.seq)
         await self.ingest.group_commit()
 
-    async def _fold(
-        self, partition: int, messages: list[dict[str, Any]], *, key: str, at_ms: list[int]
-    ) -> ingest.Batch:
+    async def _fold(self, partition: int, messages: list[dict[str, Any]], *, key: str, at_ms: list[int]) -> Batch:
         part = self.ingest.parts[TP(TOPIC, partition)]
         start = part.read
         records = [
@@ -66,7 +65,7 @@ class Worker:
         assert batch is not None
         return batch
 
-    async def fold(self, partition: int, ts_ms: list[int], user: str = "u") -> ingest.Batch:
+    async def fold(self, partition: int, ts_ms: list[int], user: str = "u") -> Batch:
         """Fold one event an instant."""
         start = self.ingest.parts[TP(TOPIC, partition)].read
         events = [

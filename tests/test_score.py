@@ -11,7 +11,8 @@ from faust.types import TP
 from featurestore import sessions
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import PartitionKey
-from streams import codec, ingest, outcomes, score, stages
+from streams import codec, outcomes, score, stages
+from streams.parts import Batch, Part
 from trainer.predictor import Interest
 
 TP0 = TP("events", 0)
@@ -22,13 +23,13 @@ class Shop:
     """Builds batches by folding events, as ingest does."""
 
     def __init__(self) -> None:
-        self.part = ingest.Part(key=PartitionKey("events@log", 0), open=sessions.OpenSessions(), read=0, flushed=0)
+        self.part = Part(key=PartitionKey("events@log", 0), open=sessions.OpenSessions(), read=0, flushed=0)
         self.seq = 0
 
-    def batch(self, *said: tuple[str, int, dict[str, Any]]) -> ingest.Batch:
+    def batch(self, *said: tuple[str, int, dict[str, Any]]) -> Batch:
         """One batch of (user, seconds, more fields)."""
         self.seq += 1
-        batch = ingest.Batch(seq=self.seq)
+        batch = Batch(seq=self.seq)
         for user, second, more in said:
             offset, ts = self.part.read, T0 + second * 1000
             self.part.read += 1
@@ -106,8 +107,8 @@ def test_record_carries_the_trigger_and_its_id_depends_on_trigger_and_version_al
 def test_small_batches_are_scored_together_and_large_ones_one_by_one() -> None:
     """A portion is bounded by the sessions it touches, and is never empty while something waits."""
 
-    def touching(sessions: int) -> ingest.Batch:
-        batch = ingest.Batch(seq=1)
+    def touching(sessions: int) -> Batch:
+        batch = Batch(seq=1)
         batch.touched = {("ann", str(n)): None for n in range(sessions)}  # type: ignore[misc]
         return batch
 
