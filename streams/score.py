@@ -41,17 +41,28 @@ class Outlet(Protocol):
 Due = tuple[TP, Part, Session, Row]
 
 
-def snapshot(session: Session) -> tuple[Session, Row] | None:
-    """A session as a model may see it, and its newest row that may be scored; None where there is none."""
-    trigger = next((row for row in reversed(session.rows) if row.scorable), None)
+def snapshot(session: Session, end: int | None = None) -> tuple[Session, Row] | None:
+    """A session as a model may see it, and its newest row that may be scored; None where there is none.
+
+    `end`: an offset before which its rows count; those from there on were folded, and their turn comes.
+    """
+    known = len(session.rows)
+    while end is not None and known and session.rows[known - 1].origin.offset >= end:
+        known -= 1
+    newest = session.rows[max(0, known - TOKENS) : known]
+    trigger = next((row for row in reversed(session.rows[:known]) if row.scorable), None)
     if trigger is None:
         return None
-    rows = [row for row in session.rows[-TOKENS:] if row.event.consent]
+    rows = [row for row in newest if row.event.consent]
     return Session(session.session_id, session.user_id, session.first_ms, session.last_ms, rows, session.count), trigger
 
 
 def due(batches: list[Batch]) -> list[Due]:
-    """One entry a touched session, however many batches touched it; its trigger is its newest scorable row."""
+    """One entry a touched session, however many batches touched it; its trigger is its newest scorable row.
+
+    Sessions are alive: what later batches added is left to them, so that no user hears of an older row after a newer.
+    """
+    ends = {id(part): progress.next for batch in batches for part, progress in batch.progress.values()}
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = {}
     scorable: set[tuple[str, str]] = set()
     for batch in batches:
@@ -62,7 +73,7 @@ def due(batches: list[Batch]) -> list[Due]:
         scorable |= {(r.event.user_id, r.session_id) for r in batch.rows if r.scorable}
     found: list[Due] = []
     for key, (tp, part, session) in touched.items():
-        seen = snapshot(session) if key in scorable else None
+        seen = snapshot(session, ends[id(part)]) if key in scorable else None
         if seen is not None:
             found.append((tp, part, *seen))
     return sorted(found, key=lambda one: one[3].origin.offset)  # a user of two sessions hears of the newer row last

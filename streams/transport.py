@@ -72,7 +72,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         generation = self.app.consumer_generation_id
         if polled is None or self.should_stop:
             return
-        if not self.flow_active or self._seeking or self._sought != sought:
+        if not self.flow_active or self._seeking or self._unset or self._sought != sought:
             await self.perform_seek()  # fetched before or while positions were set: it may begin anywhere
             return
         for tp in filter(self._ours, self.assignment()):
@@ -160,9 +160,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await self._seek_ours(still)
             self._unset = False
         except errors.IllegalStateError:
-            if still():
-                raise
-            log.info("Partitions were revoked while their reading began; their next owner begins it.")
+            log.info("Partitions were revoked while their reading began; who owns them next begins it.")
         finally:
             self._seeking -= 1
             self._sought += 1

@@ -57,6 +57,17 @@ def test_session_touched_by_two_batches_is_scored_once_with_its_newest_row() -> 
     assert triggers(score.due(batches)) == {"ann": 2, "bob": 1}
 
 
+def test_what_was_folded_since_is_left_to_its_own_batch() -> None:
+    """A batch that waited is scored as of its own end: its user's other session is not older news afterwards."""
+    shop = Shop()
+    own = {"session_id": "a"}, {"session_id": "b"}
+    batches = [shop.batch(("ann", 0, own[0])), shop.batch(("ann", 1, own[1])), shop.batch(("ann", 2, own[0]))]
+    told = [triggers(score.due([batch]))["ann"] for batch in batches]
+    assert told == [0, 1, 2]
+    ((_, _, session, _),) = score.due(batches[:1])
+    assert [row.origin.offset for row in session.rows] == [0]
+
+
 def test_user_of_two_sessions_hears_of_the_newer_row_last() -> None:
     """Predictions are made in the order of their triggers, whichever session was touched first."""
     shop = Shop()

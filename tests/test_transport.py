@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka import errors
 from faust.types import TP
 
 from streams import transport
@@ -23,25 +25,51 @@ def test_no_partition_of_ours_is_paused_while_a_poll_waits() -> None:
     assert consumer._active_partitions == {ours}
 
 
+def consumer() -> Any:
+    """A consumer that owns partitions, without Faust's machinery; each poll brings one record of another topic."""
+    made: Any = object.__new__(transport.Consumer)
+    made._stopped = made._crashed = asyncio.Event()
+    made.app = SimpleNamespace(should_stop=False, consumer_generation_id=1)
+    made._seeking = made._sought = made.revocations = 0
+    made._unset, made.flow_active = False, True
+    made.transport = SimpleNamespace(event_topics=frozenset())
+    made.assignment = set[TP]
+
+    async def fetched(timeout: float) -> tuple[dict[TP, list[str]], None]:
+        return {TP("other", 0): ["record"]}, None
+
+    made._fetched, made._to_message = fetched, lambda tp, record: record
+    return made
+
+
+async def test_what_was_revoked_while_it_was_sought_is_sought_again() -> None:
+    """aiokafka knows of a revoke before anybody is told: no reason to end, and nothing is read until it is sought."""
+    reader, tries = consumer(), []
+
+    async def seek_ours(still: object) -> None:
+        tries.append(True)
+        if len(tries) < 3:
+            raise errors.IllegalStateError("No current assignment")
+
+    reader._seek_ours = seek_ours
+    await reader.perform_seek()
+    polls = [[polled async for polled in reader.getmany(0.1)] for _ in range(2)]
+    assert polls == [[], [(TP("other", 0), "record")]]
+
+
 async def test_what_faust_cut_short_is_done_by_the_next_poll() -> None:
     """Restoring many sessions may take longer than Faust lets a seek take; no partition stays without a position."""
-    consumer = object.__new__(transport.Consumer)
-    consumer.app = SimpleNamespace(should_stop=False, consumer_generation_id=1)
-    consumer._seeking = consumer._sought = consumer.revocations = 0
-    consumer._unset, consumer.flow_active = False, True
+    reader = consumer()
     slow, done = asyncio.Event(), []
 
     async def seek_ours(still: object) -> None:
         await slow.wait()
         done.append(True)
 
-    async def fetched(timeout: float) -> tuple[None, None]:
-        return None, None
-
-    consumer._seek_ours, consumer._fetched = seek_ours, fetched
+    reader._seek_ours = seek_ours
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(consumer.perform_seek(), 0.01)
+        await asyncio.wait_for(reader.perform_seek(), 0.01)
     slow.set()
     for _ in range(2):
-        assert [polled async for polled in consumer.getmany(0.1)] == []
+        assert [polled async for polled in reader.getmany(0.1)] == [(TP("other", 0), "record")]
     assert done == [True]
