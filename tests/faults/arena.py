@@ -19,6 +19,8 @@ import numpy as np
 import outside
 import source
 
+from deploy import supervisor
+
 ROOT = Path(__file__).parents[2]
 BACK_MS = 4_000  # how far some event times lie behind their sending: less than the lateness, so nothing is late
 FLUSH_S = 5.0
@@ -56,6 +58,8 @@ class Arena:
     def start(self, name: str, kind: str = "worker") -> None:
         """Start a worker or a trainer."""
         with (self.folder / f"{name}.log").open("ab") as log:
+            log.write(b"\n")  # who died in the middle of a line did not end it
+            log.flush()
             self.begun[name] = log.tell()
             self.workers[name] = subprocess.Popen(self.command(name, kind), stdout=log, stderr=log, cwd=ROOT)
 
@@ -82,7 +86,8 @@ class Arena:
         """The end of what a process said since it was started."""
         with (self.folder / f"{name}.log").open(errors="replace") as log:
             log.seek(self.begun[name])
-            return " | ".join(log.read().splitlines()[-3:])[-400:]
+            lines = [line for line in log.read().splitlines() if line.strip() and not supervisor.LEAKS.match(line)]
+        return " | ".join(lines[-3:])[-900:]
 
     def owns(self, name: str) -> set[int]:
         """The partitions that a worker has now, as its log says."""
