@@ -27,7 +27,7 @@ from deploy.kafka import Kafka
 from deploy.supervisor import Child, Supervisor
 from streams.client import EventProducer
 from streams.codec import BadEvent
-from streams.ingest import Keys
+from streams.parts import Keys
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
