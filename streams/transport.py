@@ -159,8 +159,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         try:
             await self._seek_ours(still)
             self._unset = False
-        except errors.IllegalStateError:
-            log.info("Partitions were revoked while their reading began; who owns them next begins it.")
+        except errors.KafkaError as error:  # the broker went, or took partitions away before anybody was told
+            if not (error.retriable or isinstance(error, errors.IllegalStateError)):
+                raise
+            log.info("Where reading begins could not be set; the next poll tries again.", why=str(error))
         finally:
             self._seeking -= 1
             self._sought += 1

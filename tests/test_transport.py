@@ -42,19 +42,32 @@ def consumer() -> Any:
     return made
 
 
-async def test_what_was_revoked_while_it_was_sought_is_sought_again() -> None:
-    """aiokafka knows of a revoke before anybody is told: no reason to end, and nothing is read until it is sought."""
+@pytest.mark.parametrize("passing", [errors.IllegalStateError("No current assignment"), errors.NodeNotReadyError()])
+async def test_what_could_not_be_sought_is_sought_again(passing: errors.KafkaError) -> None:
+    """aiokafka knows of a revoke before anybody is told, and brokers go: nothing is read until positions are set."""
     reader, tries = consumer(), []
 
     async def seek_ours(still: object) -> None:
         tries.append(True)
         if len(tries) < 3:
-            raise errors.IllegalStateError("No current assignment")
+            raise passing
 
     reader._seek_ours = seek_ours
     await reader.perform_seek()
     polls = [[polled async for polled in reader.getmany(0.1)] for _ in range(2)]
     assert polls == [[], [(TP("other", 0), "record")]]
+
+
+async def test_what_nobody_may_seek_ends_the_worker() -> None:
+    """A right that is missing does not come by waiting."""
+    reader = consumer()
+
+    async def seek_ours(still: object) -> None:
+        raise errors.GroupAuthorizationFailedError
+
+    reader._seek_ours = seek_ours
+    with pytest.raises(errors.GroupAuthorizationFailedError):
+        await reader.perform_seek()
 
 
 async def test_what_faust_cut_short_is_done_by_the_next_poll() -> None:
