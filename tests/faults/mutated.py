@@ -75,7 +75,8 @@ def _insert(chance: random.Random, value: bytes) -> bytes:
 
 def _repeat(chance: random.Random, value: bytes) -> bytes:
     first, last = sorted((chance.randrange(len(value) + 1), chance.randrange(len(value) + 1)))
-    return value[:last] + value[first:last] * chance.choice((1, 1, 1, 900)) + value[last:]
+    times = min(chance.choice((1, 1, 1, 900)), 1 + 4 * LIMIT // (last - first or 1))  # too large, not without end
+    return value[:last] + value[first:last] * times + value[last:]
 
 
 def _odd(chance: random.Random, value: bytes) -> bytes:
