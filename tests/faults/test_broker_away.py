@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from pathlib import Path
 
@@ -11,12 +10,7 @@ from one_worker import Site, event
 
 from deploy.kafka import Kafka
 
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.timeout(300),
-    # kafka-python, which sends here, leaves sockets to the collector that a broker refused
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 AWAY_S = 50.0  # aiokafka gives what was sent up after 40
 
@@ -42,4 +36,3 @@ def test_idle_worker_outlives_the_broker(own_kafka: Kafka, tmp_path: Path) -> No
         assert site.ids() == ["e1", "e2"]
     finally:
         site.close()
-        gc.collect()
