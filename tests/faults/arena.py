@@ -77,8 +77,8 @@ class Arena:
         for path in sorted(self.folder.glob("*.log")):
             for line in path.read_text(errors="replace").splitlines() if not names or path.stem in names else ():
                 try:
-                    found.append(json.loads(line) | {"who": path.stem})
-                except (json.JSONDecodeError, TypeError):
+                    found.append(_said(line) | {"who": path.stem})
+                except (ValueError, TypeError):
                     continue
         return found
 
@@ -96,9 +96,9 @@ class Arena:
             log.seek(self.begun[name])
             for line in log:
                 if '"Partition assigned."' in line:
-                    mine.add(json.loads(line)["partition"])
+                    mine.add(_said(line)["partition"])
                 elif '"Partition released."' in line:
-                    mine.discard(json.loads(line)["partition"])
+                    mine.discard(_said(line)["partition"])
         return mine
 
     def owned_ms(self) -> dict[int, list[float]]:
@@ -202,3 +202,8 @@ def wait_for(done: Callable[[], object], seconds: float, why: Callable[[], str] 
 def environment(name: str, default: float) -> float:
     """A number that `make faults` may be told, like NEXTCLICK_FAULTS_KILLS=5."""
     return float(os.environ.get(f"NEXTCLICK_FAULTS_{name.upper()}", default))
+
+
+def _said(line: str) -> Any:
+    """A log line; who died before may have left half of one in front of it."""
+    return json.loads(line[line.index("{") :])
