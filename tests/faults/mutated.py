@@ -123,11 +123,19 @@ def parsed(value: bytes) -> Any:
     if len(value) > LIMIT:
         return None
     try:
-        whole = json.loads(value.decode(), parse_constant=_refused, parse_float=_finite)
+        whole = json.loads(value.decode(), parse_constant=_refused, parse_float=_finite, object_pairs_hook=_told)
         json.dumps(whole, ensure_ascii=False).encode()  # half a surrogate is no text
     except (ValueError, RecursionError):
         return None
     return whole
+
+
+def _told(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; what a later value of the same name hides must be text too."""
+    for _, value in pairs:
+        if isinstance(value, str):
+            value.encode()
+    return dict(pairs)
 
 
 def _refused(word: str) -> None:
