@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from featurestore import disk, events, segments
+from featurestore import disk, segments
 from featurestore.cover import Cover, believed, chain, connection, paths, text
 from featurestore.events import Row
 from featurestore.segments import (
@@ -118,7 +118,7 @@ class Lake:
         before = self.progress(key) or LakeProgress(next=first)
         latest = max(before.watermark_ms, max(r.event.ts_ms for r in rows))
         said = progress or LakeProgress(next=nxt, watermark_ms=latest, stored=before.stored + len(rows))
-        return self.write(key, first, nxt, pa.table(events.to_columns(rows), schema=SCHEMA), said)
+        return self.write(key, first, nxt, segments.table(rows), said)
 
     def note(self, key: PartitionKey, progress: Counts, raised_ms: int = 0) -> None:
         """Moves a partition's `progress.json` forward; what is behind the file is ignored."""

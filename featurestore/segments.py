@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from featurestore import disk
-from featurestore.events import ADDED, COLUMNS
+from featurestore.events import ADDED, COLUMNS, Row, to_columns
 
 HISTORY = "~history"  # the pseudo topic of what never was in Kafka; precedes all live rows
 HISTORY_PARTITIONS = 8
@@ -73,6 +73,11 @@ class Segment:
     last: int  # inclusive read positions, holes included
     above: int
     generation: int = 0
+
+
+def table(rows: list[Row]) -> pa.Table:
+    """Rows with the columns of the store and the lake."""
+    return pa.table(to_columns(rows), schema=SCHEMA)
 
 
 def place(folder: Path, key: PartitionKey, first: int, last: int, generation: int = 0) -> Segment:

@@ -156,7 +156,7 @@ def fold(open: OpenSessions, event: Event, origin: Origin, settings: SessionSett
         open.watermark_ms = ts - settings.lateness_ms
     late = ts < watermark
     if session is None:
-        session = _Open(event.session_id or derived_id(origin), event.user_id, ts, ts, [], 0, bool(event.session_id))
+        session = _empty(event.session_id or derived_id(origin), event)
         bot = bots.judge(session, ts, event.type, event.properties, settings.bots)
         row = Row(event, origin, session.session_id, late, 1, (), bot)
         _append(session, row)
@@ -260,6 +260,11 @@ def derived_id(origin: Origin) -> str:
     return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
+def _empty(session_id: str, event: Event) -> _Open:
+    """A session that its first row has not joined yet."""
+    return _Open(session_id, event.user_id, event.ts_ms, event.ts_ms, [], 0, bool(event.session_id))
+
+
 def _append(session: _Open, row: Row) -> None:
     event = row.event
     ts = event.ts_ms
@@ -285,9 +290,7 @@ def _rebuild(live: dict[tuple[str, str], _Open], rows: Iterable[Row], rule: bots
         user_id, ts = event.user_id, event.ts_ms
         session = None if row.seen == 1 else live.get((user_id, row.session_id))
         if session is None:
-            session = live[user_id, row.session_id] = _Open(
-                row.session_id, user_id, ts, ts, [], 0, bool(event.session_id)
-            )
+            session = live[user_id, row.session_id] = _empty(row.session_id, event)
         elif row.absorbs:
             absorbed = [live.pop((user_id, sid), None) for sid in row.absorbs]
             _absorb(session, [s for s in absorbed if s is not None])

@@ -14,8 +14,8 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from featurestore import database, migrations
-from featurestore.events import COLUMNS, Row, to_columns
+from featurestore import database, migrations, segments
+from featurestore.events import COLUMNS, Row
 from featurestore.lake import SCHEMA, PartitionKey
 
 __all__ = ["Batch", "OffsetsWentBack", "PartitionKey", "Progress", "Store", "StoreFromNewerVersion", "UnreadableStore"]
@@ -90,7 +90,7 @@ class Store:
             if known is not None and origin.offset < known.next:
                 raise OffsetsWentBack(f"{key[0]}-{key[1]}: offset {origin.offset}, stored up to {known.next}")
         with self._transaction():
-            self._insert(_table(batch.rows))
+            self._insert(segments.table(batch.rows))
             self._upsert(batch.progress)
         self._progress.update(batch.progress)
 
@@ -108,7 +108,7 @@ class Store:
         """Replace what the store holds of a partition, as when the lake is ahead."""
         with self._transaction():
             self._drop(key)
-            self._insert(rows if isinstance(rows, pa.Table) else _table(rows))
+            self._insert(rows if isinstance(rows, pa.Table) else segments.table(rows))
             self._upsert({key: progress})
         self._progress[key] = progress
 
@@ -255,7 +255,3 @@ def _pairs(sessions: Collection[tuple[str, str]]) -> pa.Table:
 
 def _wal(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
-
-
-def _table(rows: list[Row]) -> pa.Table:
-    return pa.table(to_columns(rows), schema=SCHEMA)

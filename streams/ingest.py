@@ -121,9 +121,12 @@ class Ingest:
             if not batch.progress:
                 return None
             self.waiting.append(batch)
-            if sum(waiting.size for waiting in self.waiting) > WAITING_ROWS:
-                self.room.clear()
+            self._look_for_room()
             return batch
+
+    def _look_for_room(self) -> None:
+        """Whether more may be folded before something is committed."""
+        (self.room.set if sum(batch.size for batch in self.waiting) <= WAITING_ROWS else self.room.clear)()
 
     def _pass_over(self, tp: TP, part: Part, first: int) -> None:
         """Go on from the log's start where retention was ahead of us; how many are missing is said and counted."""
@@ -234,8 +237,7 @@ class Ingest:
             with self.busy("commit"):
                 await self.on_writer(self.store.commit, store.Batch(rows=rows, progress=progress))
             self.unflushed += len(rows)
-        if sum(batch.size for batch in self.waiting) <= WAITING_ROWS:
-            self.room.set()
+        self._look_for_room()
 
     async def due(self) -> None:
         """Wait for the next group commit: 200 ms, or a commit's worth of acknowledged rows."""

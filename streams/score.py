@@ -49,11 +49,10 @@ def snapshot(session: Session, end: int | None = None) -> tuple[Session, Row] | 
     known = len(session.rows)
     while end is not None and known and session.rows[known - 1].origin.offset >= end:
         known -= 1
-    newest = session.rows[max(0, known - TOKENS) : known]
-    trigger = next((row for row in reversed(session.rows[:known]) if row.scorable), None)
+    trigger = next((session.rows[i] for i in reversed(range(known)) if session.rows[i].scorable), None)
     if trigger is None:
         return None
-    rows = [row for row in newest if row.event.consent]
+    rows = [row for row in session.rows[max(0, known - TOKENS) : known] if row.event.consent]
     return Session(session.session_id, session.user_id, session.first_ms, session.last_ms, rows, session.count), trigger
 
 

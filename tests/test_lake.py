@@ -6,15 +6,15 @@ import tempfile
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import database, events, lake, sessions
+from featurestore import database, lake, sessions
 from featurestore.events import Event, Origin, Row, Session
 from featurestore.lake import Lake, LakeProgress, PartitionKey
+from featurestore.segments import table
 from featurestore.store import Progress, Store
 
 KEY = PartitionKey("shop@log1", 3)
@@ -25,11 +25,6 @@ def row(offset: int, user: str = "u", n: int = 0, key: PartitionKey = KEY, ts_ms
     ts_ms = offset * 1000 if ts_ms is None else ts_ms
     event = Event(event_id=f"e{offset}.{n}", type="view", user_id=user, ts_ms=ts_ms, item_id=f"i{offset}")
     return Row(event, Origin(key.topic, key.partition, offset, n, ts_ms), "s", absorbs=("x", "y"))
-
-
-def table(rows: list[Row]) -> pa.Table:
-    """Rows as the store flushes them."""
-    return pa.table(events.to_columns(rows), schema=lake.SCHEMA)
 
 
 def put(store: Lake, first: int, nxt: int, users: tuple[str, ...] = ("u",), key: PartitionKey = KEY) -> Path | None:

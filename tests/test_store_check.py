@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kafka as client
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from deploy import cli
-from featurestore import events, lake, verify
+from featurestore import verify
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import Lake, LakeProgress, PartitionKey
+from featurestore.segments import table
 from featurestore.store import Batch, Progress, Store
 from streams import topics
 
@@ -29,11 +29,6 @@ def row(offset: int, key: PartitionKey = KEY, n: int = 0) -> Row:
     """A view at second `offset`."""
     event = Event(event_id=f"e{offset}.{n}", type="view", user_id=f"u{offset % 3}", ts_ms=offset * 1000, item_id="i")
     return Row(event, Origin(key.topic, key.partition, offset, n, offset * 1000), "s")
-
-
-def table(rows: list[Row]) -> pa.Table:
-    """Rows as the store flushes them."""
-    return pa.table(events.to_columns(rows), schema=lake.SCHEMA)
 
 
 def said(nxt: int) -> LakeProgress:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from featurestore import events, lake, segments, verify
+from featurestore import lake, segments, verify
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import Lake, LakeProgress, PartitionKey
 from trainer import registry
@@ -29,7 +29,7 @@ def table(key: PartitionKey, first: int, nxt: int) -> pa.Table:
         user = "gone" if o % 20 == 7 else f"u{o % 5}"
         event = Event(event_id=f"e{o}", type="view", user_id=user, ts_ms=o * 1000, item_id="i")
         rows.append(Row(event, Origin(key.topic, key.partition, o, 0, o * 1000), "s"))
-    return pa.table(events.to_columns(rows), schema=lake.SCHEMA)
+    return segments.table(rows)
 
 
 class House:
