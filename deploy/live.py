@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 
 import msgspec
 
-from deploy import drawing, notation, verdicts
+from deploy import drawing, notation, status, verdicts
 from deploy.watching import Watch
 from streams import control, quality
 from streams.codec import Prediction
@@ -20,7 +20,6 @@ FRAME_S = 1.0  # between two frames: workers beat once a second
 RATE_S = 3  # a rate is that of so many seconds
 KEPT = 60  # rates that are drawn
 VERDICTS = 3
-GONE_MS = 10_000  # a worker beats once a second
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +79,7 @@ def seen(
         kafka=str(watch.settings.kafka), ran_ms=ran_ms, for_ms=for_ms, events=tuple(rates.events),
         predictions=tuple(rates.predictions), lag=watch.total("lag"), open_sessions=watch.total("open_sessions"),
         dead_letters=watch.dead_letters, duplicates=watch.total("duplicates"), latency_ms=watch.latency_ms,
-        workers=sum(now_ms - int(beat["at_ms"]) < GONE_MS for beat in watch.beats.values()), owned=watch.owned,
+        workers=sum(now_ms - int(beat["at_ms"]) < status.GONE_MS for beat in watch.beats.values()), owned=watch.owned,
         partitions=watch.partitions, champion=state.champion, swaps=watch.total("swaps"),
         next=told_next(state, cadence_ms, now_ms), verdicts=state.verdicts[-VERDICTS:],
         live=quality.merged(watch.beats.values()), latest=latest,

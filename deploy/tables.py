@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from streams import quality
+
 COLUMNS = {
     "item": ("item.r1", "item.r5", "item.r10", "item.r20", "item.mrr20", "item.ndcg20", "item.log_loss"),
     "category": ("category.r1", "category.r5", "category.r10", "category.log_loss"),
@@ -26,7 +28,7 @@ def told(result: dict[str, Any]) -> str:
             "outcome.log_loss")  # fmt: skip
     cadences = {name: arm for name, arm in arms.items() if arm["kind"] == "cadence"}
     lines += [
-        f"  {name:<8} {figure:<18} {shown(arm['metrics'][figure], 4)}  n={arm['metrics'][figure]['n']:,}"
+        f"  {name:<8} {figure:<18} {quality.told(arm['metrics'][figure], 4)}  n={arm['metrics'][figure]['n']:,}"
         for name, arm in cadences.items() for figure in more if figure in arm["metrics"]
     ]  # fmt: skip
     if result["gains"]:
@@ -35,18 +37,13 @@ def told(result: dict[str, Any]) -> str:
         if one["mean"] is not None:
             cost = f"{one['cpu_seconds']:+.0f} CPU s"
             cost += f", {one['per_1000_cpu_seconds']:+.3f} a 1,000" if one["per_1000_cpu_seconds"] is not None else ""
-            lines.append(f"  {one['cadence']} over {one['over']}: {shown(one, 4)}  {cost}")
+            lines.append(f"  {one['cadence']} over {one['over']}: {quality.told(one, 4)}  {cost}")
     not_beaten = [name for name, one in result["against"].items() if not one["beaten"]]
     if not_beaten:
         lines += ["", f"not beaten with the interval apart from 0: {', '.join(not_beaten)}"]
     if result["recommended"] is not None:
         lines += ["", result["recommended"]["reason"]]
     return "\n".join(lines)
-
-
-def shown(bound: dict[str, Any], digits: int = 3) -> str:
-    """A mean with its interval."""
-    return f"{bound['mean']:.{digits}f} [{bound['low']:.{digits}f}, {bound['high']:.{digits}f}]"
 
 
 def _table(arms: dict[str, Any], columns: tuple[str, ...], part: Any, *, cost: bool) -> list[str]:
@@ -58,7 +55,7 @@ def _table(arms: dict[str, Any], columns: tuple[str, ...], part: Any, *, cost: b
         f"  {'':<{wide}} " + " ".join(f"{c.partition('.')[2]:<20}" for c in used) + (" train CPU s" if cost else "")
     ]
     for name, arm in arms.items():
-        cells = [f"{shown(part(arm)[c]) if c in part(arm) else '-':<20}" for c in used]
+        cells = [f"{quality.told(part(arm)[c]) if c in part(arm) else '-':<20}" for c in used]
         n = next((part(arm)[c]["n"] for c in used if c in part(arm)), 0)
         lines.append(
             f"  {name:<{wide}} {' '.join(cells)}"

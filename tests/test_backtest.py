@@ -14,6 +14,7 @@ import pytest
 
 from deploy import backtest, plots, tables
 from deploy.settings import Settings
+from streams import quality
 from tests.test_cli import run as command
 from trainer import extras
 
@@ -94,7 +95,7 @@ def test_text_plot_and_json_tell_the_same(result: dict[str, Any], tmp_path: Path
             bound = one["arms"][name]["metrics"][figure]
             assert (mean, low, high) == (bound["mean"], bound["low"], bound["high"])
             assert cpu == one["arms"][name]["train_cpu_seconds"]
-            assert tables.shown(bound) in text
+            assert quality.told(bound) in text
         assert {"20m", "never"} <= set(drawn)
         plots.draw(one, tmp_path / f"{target}.png")
         assert (tmp_path / f"{target}.png").read_bytes().startswith(b"\x89PNG")
