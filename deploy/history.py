@@ -167,11 +167,7 @@ def _unusable(state: Imported, number: int, reason: str, message: str) -> None:
 
 
 def _keep(note: Path, state: Imported) -> None:
-    temporary = note.with_suffix(".tmp")
-    temporary.write_bytes(msgspec.json.encode(state))
-    disk.sync(temporary)
-    temporary.replace(note)
-    disk.sync(note.parent)
+    disk.replace(note, [msgspec.json.encode(state)])
 
 
 def _digest(file: Path, dialect: str | None) -> str:

@@ -51,8 +51,9 @@ def by_time(
 ) -> Path:
     """The same as events of our own, one a line, by their `ts`; what cannot be read stays where it was."""
     into.parent.mkdir(parents=True, exist_ok=True)
-    scratch, temporary = into.with_suffix(".duckdb"), into.with_suffix(".tmp")
-    scratch.unlink(missing_ok=True)
+    scratch = into.with_suffix(".duckdb")
+    for left in (scratch, *into.parent.glob(f".{into.name}.*.tmp")):  # by one that was killed over it
+        left.unlink(missing_ok=True)
     with database.connect(scratch) as con:
         con.execute("CREATE TABLE lines (ts_ms BIGINT, value BLOB, place BIGINT)")
         place = 0
@@ -65,12 +66,10 @@ def by_time(
             con.unregister("chunk")
             place += len(some)
             tell(place)
-        with temporary.open("wb") as out:
+        with disk.replacing(into) as temporary, temporary.open("wb") as out:
             for batch in con.sql("SELECT value FROM lines ORDER BY ts_ms, place").to_arrow_reader(CHUNK):
                 out.writelines(value + b"\n" for value in batch.column(0).to_pylist())
     scratch.unlink()
-    disk.sync(temporary)
-    temporary.replace(into)
     return into
 
 

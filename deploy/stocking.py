@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -94,7 +93,7 @@ class Stock:
     def _note(self, partition: int, upto: int) -> None:
         said = _json(self.shared / TOLD)
         said[self.log_id] = said.get(self.log_id, {}) | {str(partition): upto}
-        _replace(self.shared / TOLD, [orjson.dumps(said)])
+        disk.replace(self.shared / TOLD, [orjson.dumps(said)])
 
 
 def encode(words: texts.Texts, some: list[Item]) -> None:
@@ -105,7 +104,7 @@ def encode(words: texts.Texts, some: list[Item]) -> None:
 def write(file: Path, known: Iterable[Item]) -> None:
     """The catalogue as a file, by item: the same items make the same bytes."""
     ordered = sorted(known, key=lambda item: item.item_id)
-    _replace(file, (items.encode(item) + b"\n" for item in ordered))
+    disk.replace(file, (items.encode(item) + b"\n" for item in ordered))
 
 
 def read(file: Path) -> list[Item]:
@@ -156,13 +155,3 @@ def _json(file: Path) -> dict[str, Any]:
     except (ValueError, TypeError, OSError) as error:
         log.warning("A note cannot be read; what it held is told again.", file=str(file), error=str(error))
         return {}
-
-
-def _replace(file: Path, parts: Iterable[bytes]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as into:
-        into.writelines(parts)
-    disk.sync(temporary)
-    temporary.replace(file)
-    disk.sync(file.parent)

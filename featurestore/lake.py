@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -131,12 +130,7 @@ class Lake:
             if said == old:
                 return
         folder = self._folder(key)
-        temporary = folder / f".progress.{self.writer}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(said))
-            os.fsync(file.fileno())
-        temporary.replace(folder / "progress.json")
-        disk.sync(folder)
+        disk.replace(folder / "progress.json", [msgspec.json.encode(said)], self.writer)
 
     def progress(self, key: PartitionKey) -> LakeProgress | None:
         """What `progress.json` says, None where there is none that can be read."""

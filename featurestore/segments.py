@@ -92,20 +92,15 @@ def write(segment: Segment, table: pa.Table, progress: LakeProgress | None, writ
     table = table.select(SCHEMA.names).cast(SCHEMA)
     _within(segment, table)
     path = segment.path
-    temporary = path.parent / f".{path.name}.{writer}.{os.getpid()}.tmp"
     said = {b"nextclick.format": FORMAT}
     if progress is not None:
         said[b"nextclick.progress"] = msgspec.json.encode(progress)
     try:
-        # by its path: through a file object of Python's each piece would wait for the interpreter's lock
-        pq.write_table(table.replace_schema_metadata(said), str(temporary), compression="zstd")
-        disk.sync(temporary)
-        temporary.replace(path)
+        with disk.replacing(path, writer) as temporary:
+            # by its path: through a file object of Python's each piece would wait for the interpreter's lock
+            pq.write_table(table.replace_schema_metadata(said), str(temporary), compression="zstd")
     except OSError as error:
         raise UnreadableSegment(f"{path} could not be written ({error}): make room on that disk") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    disk.sync(path.parent)
     try:
         rows = pq.read_metadata(path).num_rows
     except (OSError, pa.ArrowInvalid) as error:

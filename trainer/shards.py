@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -14,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from featurestore import disk
 
 Vectors = NDArray[np.float32]
 HELD_MB = 400  # of texts with their vectors in a process, some 200,000 of width 384
@@ -104,13 +105,11 @@ class Shards:
 
     def write(self, made: Mapping[str, Vectors]) -> None:
         """One more shard."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.writer}-{time.time_ns()}.parquet"
         rows = np.stack(list(made.values()))
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(pa.table({"text": list(made), "vector": values}), temporary)
-        temporary.replace(path)
+        with disk.replacing(path, self.writer) as temporary:
+            pq.write_table(pa.table({"text": list(made), "vector": values}), temporary)
         self._note(path, list(made))
 
     def _note(self, path: Path, texts: list[str]) -> None:
