@@ -19,6 +19,7 @@ import structlog
 
 from deploy import settings as dials
 from featurestore import bots
+from streams import purchases
 
 log = structlog.get_logger()
 
@@ -44,7 +45,8 @@ BY_REASON = {  # name: which of the status, what it tells
     "bot_rows": ("rows", "Events left out, since their session is no person's"),
     "bot_sessions": ("sessions", "Sessions that turned out to be no person's"),
 }
-OF_ARM = {  # name: what it tells, its label, and what is summed for each of the label's values
+Families = Mapping[str, tuple[str, str, Mapping[str, str]]]
+OF_ARM: Families = {  # name: what it tells, its label, and what is summed for each of the label's values
     "outcomes": ("Predictions whose horizon is over", "", {"": "settled"}),
     "outcome_next": ("Those after which a different item followed", "", {"": "next"}),
     "outcome_loss": ("Their log loss summed, nats", "", {"": "loss"}),
@@ -58,6 +60,12 @@ OF_ARM = {  # name: what it tells, its label, and what is summed for each of the
     "outcome_said": ("Probability said of nothing more, of the first item, of all listed ones, summed", "of",
                      {"none": "none_said", "first": "first_said", "listed": "listed_said"}),
 }  # fmt: skip
+OF_PURCHASES: Families = {  # the same of those that said how probable a purchase is
+    "purchase_outcomes": ("Purchase probabilities whose horizon is over", "", {"": "settled"}),
+    "purchase_outcome_loss": ("Their log loss summed, nats", "", {"": "loss"}),
+    "purchase_outcome_said": ("Those probabilities summed", "", {"": "said"}),
+    "purchase_outcome_bought": ("Those after which a purchase followed", "", {"": "bought"}),
+}
 BY_PARTITION = {
     "lag": "Records between what was read and the log's end",
     "watermark_seconds": "Event time up to which the partition was seen",
@@ -176,15 +184,20 @@ class Collector:
 
 def outcomes(told: Mapping[str, Any] | None) -> Iterator[Any]:
     """What predictions came to by arm, over all versions: a counter must not go when a version does."""
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
     if told is None:
         return
-    yield GaugeMetricFamily("nextclick_outcomes_open", "Predictions that wait for their horizon", value=told["open"])
-    yield CounterMetricFamily("nextclick_outcomes_passed_over", "Left out by sampling", value=told["passed_over"])
-    for name, (said, label, sums) in OF_ARM.items():
+    yield from _outcomes("outcomes", OF_ARM, told, told["arms"])
+    yield from _outcomes("purchase_outcomes", OF_PURCHASES, told["purchases"], purchases.totals(told["purchases"]))
+
+
+def _outcomes(kind: str, families: Families, told: Mapping[str, int], arms: Mapping[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    yield GaugeMetricFamily(f"nextclick_{kind}_open", "Predictions that wait for their horizon", value=told["open"])
+    yield CounterMetricFamily(f"nextclick_{kind}_passed_over", "Left out by sampling", value=told["passed_over"])
+    for name, (said, label, sums) in families.items():
         family = CounterMetricFamily(f"nextclick_{name}", said, labels=("arm", label) if label else ("arm",))
-        for arm, fields in told["arms"].items():
+        for arm, fields in arms.items():
             for value, field in sums.items():
                 family.add_metric((arm, value) if label else (arm,), fields[field])
         yield family

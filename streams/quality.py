@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streams import purchases
-from streams.outcomes import CHAMPION, FIELDS, GROUPS, HOLDBACK, Key
+from streams import purchases, waiting
+from streams.interests import FIELDS
+from streams.outcomes import CHAMPION, HOLDBACK
+from streams.waiting import GROUPS, Key
 
 RATIOS = {  # what is summed, over how many
     "log_loss": ("loss", "settled"),
@@ -68,7 +70,7 @@ def quality(sums: Mapping[str, list[float]]) -> dict[str, Any]:
 
 
 def _purchases(told: list[Mapping[str, Any]]) -> dict[str, Any]:
-    sums: dict[tuple[str, ...], purchases.Sums] = {}
+    sums: dict[tuple[str, ...], waiting.Sums] = {}
     for entry in (entry for one in told for entry in (*one["arms"], *one["by"])):
         key = (entry["version"], entry["arm"]) if "version" in entry else (entry["arm"],)
         known = sums.get(key)
@@ -82,7 +84,7 @@ def _purchases(told: list[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def bought(sums: purchases.Sums) -> dict[str, Any]:
+def bought(sums: waiting.Sums) -> dict[str, Any]:
     """Log loss and AUC of purchase probabilities with 95 % intervals, and what was said beside what came.
 
     `base`: the log loss of who always says the share that came. The AUC is that of the bins: two in one bin count as
@@ -114,7 +116,7 @@ def _auc(total: list[float]) -> float | None:
     return right / (sum(no) * sum(yes))
 
 
-def left_out(statistic: Callable[[list[float]], float | None], sums: purchases.Sums) -> dict[str, float | None]:
+def left_out(statistic: Callable[[list[float]], float | None], sums: waiting.Sums) -> dict[str, float | None]:
     """A statistic of all sums, its interval by leaving out one group of users after the other, as `interval`."""
     total = [sum(column) for column in zip(*sums, strict=True)]
     mean = statistic(total)

@@ -125,7 +125,7 @@ def test_live_quality_leaves_out_what_was_said_to_a_program() -> None:
     for row in rows:
         open_.observe(row)
     made.settle(open_, 10**9)
-    assert (made.settled, made.noted, made.passed_over) == (0, 0, 5)
+    assert (made.interests.settled, made.interests.noted, made.interests.passed_over) == (0, 0, 5)
     assert made.purchases.settled == 0
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from deploy import drawing, live
-from streams import codec, outcomes, quality
+from streams import codec, interests, quality, waiting
 from tests.test_client import prediction
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,8 +22,8 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 def arm(name: str, share: float) -> dict[str, Any]:
     """A version's sums in an arm, as a beat tells them."""
-    sums = {field: [40.0 * share] * outcomes.GROUPS for field in outcomes.FIELDS}
-    sums |= {"settled": [100.0] * outcomes.GROUPS, "loss": [250.0 + g for g in range(outcomes.GROUPS)]}
+    sums = {field: [40.0 * share] * waiting.GROUPS for field in interests.FIELDS}
+    sums |= {"settled": [100.0] * waiting.GROUPS, "loss": [250.0 + g for g in range(waiting.GROUPS)]}
     return {"version": "v000003-3fa2c1", "arm": name, "sums": sums}
 
 

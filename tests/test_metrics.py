@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from deploy import health
-from streams import outcomes
+from streams import interests
+from tests.test_outcomes import row
+from tests.test_purchases import Told
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -20,7 +23,8 @@ SERIES = {f"nextclick_latency_seconds_{end}": "nextclick_latency_seconds" for en
 WORKER: dict[str, Any] = {
     **dict.fromkeys(health.COUNTED, 1), "version": "v1", "busy_s": {"fold": 0.5},
     "bots": {"rows": {"rate": 1}, "sessions": {"rate": 1}}, "catalogue": {"items": 1},
-    "outcomes": {"open": 1, "passed_over": 1, "arms": {"champion": dict.fromkeys(outcomes.FIELDS, 1)}},
+    "outcomes": {"open": 1, "passed_over": 1, "arms": {"champion": dict.fromkeys(interests.FIELDS, 1)}} | {
+        "purchases": {"open": 1, "passed_over": 1, "arms": [{"arm": "champion", "sums": [[1.0] * 36]}]}},
     "parts": [{"topic": "t", "partition": 0} | dict.fromkeys([*health.COUNTED_BY_PARTITION, *health.BY_PARTITION], 1)],
 }  # fmt: skip
 TRAINER: dict[str, Any] = {"champion": "v1", "leading": True, "retrains": {"accepted": 1}} | {
@@ -49,6 +53,27 @@ def queries() -> str:
     """The expressions of the dashboard."""
     board = json.loads((GRAFANA / "dashboard.json").read_text(encoding="utf-8"))
     return "\n".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+
+
+def test_what_purchase_probabilities_came_to_is_counted_by_arm() -> None:
+    """One of two bought: counts, what was said, and the loss over all users; what waits is told apart."""
+    followed = Told()
+    for n, (user, arm) in enumerate([("u", "champion"), ("v", "champion"), ("w", "holdback")]):
+        followed.buys(row(n, 1_000 * (n // 2), "a", user_id=user), 0.25, arm=arm)
+    followed.open.observe(row(3, 1_010, "b", type="purchase"))
+    followed.open.observe(row(4, 10, "b", type="purchase"))
+    followed.sums(1_000)
+    found = {
+        (sample.name.removeprefix("nextclick_purchase_outcome"), sample.labels.get("arm")): sample.value
+        for family in health.outcomes(followed.outcomes.told([followed.open]))
+        for sample in family.samples
+        if sample.name.startswith("nextclick_purchase_")
+    }
+    assert found == {
+        ("s_open", None): 1, ("s_passed_over_total", None): 0, ("s_total", "champion"): 2,
+        ("_loss_total", "champion"): pytest.approx(math.log(4) - math.log(0.75), abs=1e-3),
+        ("_said_total", "champion"): 0.5, ("_bought_total", "champion"): 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("said", [rules(), queries()], ids=["alerts", "dashboard"])

@@ -15,7 +15,7 @@ from deploy import broker, cli, dead_letters, history, status
 from deploy.settings import Settings
 from featurestore import lake, sessions
 from featurestore.events import Event
-from streams import codec, control, outcomes, quality, topics
+from streams import codec, control, interests, quality, topics, waiting
 from tests.conftest import Run
 
 
@@ -41,7 +41,7 @@ def test_status_is_told_from_the_topics_alone(run: Run, settings: Settings) -> N
     beat = {"worker": "w1", "at_ms": now_ms + 60_000, "partitions": {"t@l|0": 5, "t@l|1": 6}, "lag": 3,
             "watermark_ms": now_ms, "horizon_ms": 60_000, "lateness_ms": 5_000, "open_sessions": 2,
             "version": "v1"}  # fmt: skip
-    sums = {name: [0.0, 5.0] + [1.0] * (outcomes.GROUPS - 2) for name in outcomes.FIELDS}
+    sums = {name: [0.0, 5.0] + [1.0] * (waiting.GROUPS - 2) for name in interests.FIELDS}
     beat["outcomes"] = dict.fromkeys(quality.COUNTS, 4) | {"by": [{"version": "v1", "arm": "champion", "sums": sums}]}
     producer = kafka.KafkaProducer(**settings.kafka.for_kafka_python())
     for value in (b"no json", orjson.dumps(beat | {"worker": "w0", "at_ms": 1}), orjson.dumps(beat)):

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from featurestore import sessions, window
 from featurestore.events import Event, Origin, Row
 from featurestore.lake import Lake, LakeProgress, PartitionKey
-from streams import codec, outcomes, quality
+from streams import codec, interests, outcomes, quality, waiting
 
 KEY = PartitionKey("shop@log1", 0)
 HORIZON = 100
+BUYING = 60  # the horizon of purchases
 SESSION = sessions.SessionSettings(gap_ms=10_000, lateness_ms=30)
 
 
@@ -54,11 +56,18 @@ class Told:
         """Acknowledged, made from these rows."""
         self.outcomes.note(self.open, prediction, trigger, [trigger] if seen is None else seen)
 
-    def settled(self, watermark_ms: int = 1_000_000, key: outcomes.Key = ("v1", "champion")) -> dict[str, float]:
+    def settled(self, watermark_ms: int = 1_000_000, key: waiting.Key = ("v1", "champion")) -> dict[str, float]:
         """The sums over all users once the watermark stands here."""
         self.outcomes.settle(self.open, watermark_ms)
-        sums = self.outcomes.by.get(key, [[0.0] * len(outcomes.FIELDS)])
-        return {name: sum(column) for name, column in zip(outcomes.FIELDS, zip(*sums, strict=True), strict=True)}
+        sums = self.outcomes.interests.by.get(key, [[0.0] * len(interests.FIELDS)])
+        return {name: sum(column) for name, column in zip(interests.FIELDS, zip(*sums, strict=True), strict=True)}
+
+    def mature(self, items: dict[int, str | None], bought: dict[int, bool], watermark_ms: int) -> None:
+        """Note the labels of those whose horizons are over."""
+        settled = [*self.open.interests.mature(watermark_ms)], [*self.open.purchases.mature(watermark_ms)]
+        assert all(one.until_ms < watermark_ms for kind in settled for one in kind)
+        items |= {one.offset: one.item for one in settled[0]}
+        bought |= {one.offset: one.came for one in settled[1]}
 
 
 def test_first_different_item_within_the_horizon_is_the_outcome() -> None:
@@ -126,7 +135,7 @@ def test_nothing_counts_before_the_watermark_has_passed_the_horizon() -> None:
     told.open.observe(row(1, 10, "b"))
     assert told.settled(100)["settled"] == 0
     assert told.settled(101)["settled"] == 1
-    assert not told.open.by_user
+    assert not told.open.interests.by_user
 
 
 events_ = st.lists(
@@ -144,10 +153,12 @@ events_ = st.lists(
 @given(raw=events_)
 @settings(max_examples=60, deadline=None)
 def test_outcomes_are_the_labels_of_the_window(raw: list[tuple[int, str | None, str, str]]) -> None:
-    """Row by row and out of order within the lateness: the same label as the retrain reads from the lake."""
+    """Row by row and out of order within the lateness: the same labels as the retrain reads from the lake."""
     open_, told, clock = sessions.OpenSessions(), Told(), 1_000
+    told.outcomes.purchases.horizon_ms = BUYING
     rows: list[Row] = []
-    settled: dict[int, str | None] = {}
+    items: dict[int, str | None] = {}
+    bought: dict[int, bool] = {}
     for step, item, kind, user in raw:
         clock += step
         event = Event(event_id=f"e{len(rows)}", type=kind, user_id=user, ts_ms=clock, item_id=item, category="c")  # type: ignore[arg-type]
@@ -157,20 +168,21 @@ def test_outcomes_are_the_labels_of_the_window(raw: list[tuple[int, str | None, 
         assert folded.row is not None
         assert folded.session is not None
         rows.append(folded.row)
-        offset = folded.row.origin.offset
-        told.note(folded.row, said(offset, {}, user=user), folded.session.rows)
+        made = said(folded.row.origin.offset, {}, user=user)
+        told.note(folded.row, msgspec.structs.replace(made, purchase_probability=0.1), folded.session.rows)
         told.open.observe(folded.row)
-        for made in told.open.mature(open_.watermark_ms):
-            assert made.until_ms < open_.watermark_ms
-            settled[made.offset] = made.item
-    settled |= {made.offset: made.item for made in told.open.mature(1_000_000)}
+        told.mature(items, bought, open_.watermark_ms)
+    told.mature(items, bought, 1_000_000)
     with tempfile.TemporaryDirectory() as root:
         lake = Lake(Path(root), "w")
         lake.write_rows(KEY, 0, rows, LakeProgress(next=len(rows), watermark_ms=1_000_000))
-        wanted = window.examples(lake.cover(), window.WindowPolicy(horizon_next_ms=HORIZON, n_min=1))
-    items = wanted.rows.column("item_id").to_pylist()
-    labels = {int(at): items[to] if to >= 0 else None for at, to in zip(wanted.row, wanted.next_row, strict=True)}
-    assert settled == labels
+        policy = window.WindowPolicy(horizon_next_ms=HORIZON, horizon_purchase_ms=BUYING, n_min=1)
+        wanted = window.examples(lake.cover(), policy)
+    named = wanted.rows.column("item_id").to_pylist()
+    labels = zip(wanted.row.tolist(), wanted.next_row.tolist(), wanted.purchase.tolist(), strict=True)
+    assert [(at, items[at], bought[at]) for at in sorted(items)] == sorted(
+        (at, named[to] if to >= 0 else None, bool(buys)) for at, to, buys in labels
+    )
 
 
 def test_more_than_the_limit_are_a_sample_by_id_and_the_share_comes_back() -> None:
@@ -179,29 +191,29 @@ def test_more_than_the_limit_are_a_sample_by_id_and_the_share_comes_back() -> No
     for offset in range(100):
         told.note(row(offset, offset, "a", user_id=f"u{offset}"), said(offset, {"b": 0.3}, user=f"u{offset}"))
         told.outcomes.bound([told.open])
-    kept = told.outcomes
-    assert len(told.open) <= 40
+    kept, waits = told.outcomes.interests, told.open.interests
+    assert len(waits) <= 40
     assert kept.share < 1
     below = kept.share * 2**32
     ids = [said(n, {}, user=f"u{n}").prediction_id for n in range(100)]
-    assert sorted(made.offset for made in told.open.waiting) == [n for n in range(100) if int(ids[n][:8], 16) < below]
-    assert len(told.open) + kept.passed_over == 100
+    assert sorted(made.offset for made in waits.waiting) == [n for n in range(100) if int(ids[n][:8], 16) < below]
+    assert len(waits) + kept.passed_over == 100
     assert told.settled()["settled"] == kept.settled == 100 - kept.passed_over
     for _ in range(10):
-        kept.bound([told.open])
+        kept.bound([waits])
     assert kept.share == 1
 
 
 def test_one_user_has_so_many_open_and_the_forgotten_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program does not cost more with every event; who is forgotten leaves, counted as unsettled."""
-    monkeypatch.setattr(outcomes, "A_USER", 3)
+    monkeypatch.setattr(waiting, "A_USER", 3)
     told = Told()
     for offset in range(5):
         told.note(row(offset, offset, "a"), said(offset, {"b": 0.3}))
     told.note(row(5, 5, "a", user_id="v"), said(5, {}, user="v"))
     assert told.outcomes.told([told.open])["passed_over"] == 2
     told.open.forget({"u"})
-    assert (len(told.open), list(told.open.by_user)) == (1, ["v"])
+    assert (len(told.open.interests), list(told.open.interests.by_user)) == (1, ["v"])
     assert told.outcomes.told([told.open])["unsettled"] == 3
     assert told.outcomes.told([])["unsettled"] == 4  # the partition went to another worker
 
@@ -231,11 +243,11 @@ def test_sums_of_workers_add_up_by_version_and_arm() -> None:
 def test_old_versions_are_told_in_the_arm_alone() -> None:
     """A beat stays small however many versions there were, and what an arm counts never goes back."""
     told, before = Told(), 0.0
-    for n in range(outcomes.KEPT + 5):
+    for n in range(interests.Interests.kept + 5):
         told.note(row(n, n, "a"), said(n, {}, version=f"v{n}"))
         told.settled()
         beat = told.outcomes.told([told.open])
-        assert len(beat["by"]) <= outcomes.KEPT
+        assert len(beat["by"]) <= interests.Interests.kept
         assert beat["arms"]["champion"]["settled"] == before + 1
         before += 1
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
 
-from featurestore import sessions, window
-from featurestore.events import Event, Origin, Row
-from featurestore.lake import Lake, LakeProgress
-from streams import outcomes, purchases, quality
+from featurestore.events import Row
+from streams import purchases, quality, waiting
 from tests import test_outcomes
-from tests.test_outcomes import KEY, SESSION, row, said
+from tests.test_outcomes import BUYING, row, said
 
-HORIZON = 60
 FIRST = len(purchases.FIELDS)
 
 
@@ -28,7 +22,7 @@ class Told(test_outcomes.Told):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
-        self.outcomes.purchases.horizon_ms = HORIZON
+        self.outcomes.purchases.horizon_ms = BUYING
 
     def buys(self, trigger: Row, probability: float | None, **more: Any) -> None:
         """A prediction after this row."""
@@ -70,36 +64,9 @@ def test_what_is_no_purchase_of_this_prediction() -> None:
     assert told.sums()[:FIRST] == [1, pytest.approx(math.log(2)), 0.5, 0]
 
 
-@given(raw=test_outcomes.events_)
-@settings(max_examples=60, deadline=None)
-def test_outcomes_are_the_labels_of_the_window(raw: list[tuple[int, str | None, str, str]]) -> None:
-    """Row by row and out of order within the lateness: the same label as the retrain reads from the lake."""
-    open_, told, clock = sessions.OpenSessions(), Told(), 1_000
-    rows: list[Row] = []
-    settled: dict[int, bool] = {}
-    for step, item, kind, user in raw:
-        clock += step
-        event = Event(event_id=f"e{len(rows)}", type=kind, user_id=user, ts_ms=clock, item_id=item, category="c")  # type: ignore[arg-type]
-        if clock < open_.watermark_ms:
-            continue  # a late row may come after its label was counted
-        folded = sessions.fold(open_, event, Origin(KEY.topic, 0, len(rows), 0, clock), SESSION)
-        assert folded.row is not None
-        rows.append(folded.row)
-        told.buys(folded.row, 0.1)
-        told.open.observe(folded.row)
-        settled |= {one.offset: one.bought for one in told.open.purchases.mature(open_.watermark_ms)}
-    settled |= {one.offset: one.bought for one in told.open.purchases.mature(1_000_000)}
-    with tempfile.TemporaryDirectory() as root:
-        lake = Lake(Path(root), "w")
-        lake.write_rows(KEY, 0, rows, LakeProgress(next=len(rows), watermark_ms=1_000_000))
-        policy = window.WindowPolicy(horizon_next_ms=HORIZON, horizon_purchase_ms=HORIZON, n_min=1)
-        wanted = window.examples(lake.cover(), policy)
-    assert settled == {int(at): bool(b) for at, b in zip(wanted.row, wanted.purchase, strict=True)}
-
-
 def test_more_than_the_limit_are_a_sample_and_the_forgotten_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is open stays below the limit and what one user has below theirs; who is forgotten is gone."""
-    monkeypatch.setattr(purchases, "A_USER", 3)
+    monkeypatch.setattr(waiting, "A_USER", 3)
     told = Told(limit=40)
     for n in range(100):
         told.buys(row(n, n, "a", user_id=f"u{n}"), 0.1)
@@ -156,11 +123,10 @@ def test_without_a_purchase_there_is_no_auc() -> None:
 def test_a_beat_stays_small() -> None:
     """However many versions there were: the newest are told one by one, the arms hold all of them."""
     told = Told()
-    for n in range(purchases.KEPT + 3):
+    for n in range(purchases.Purchases.kept + 3):
         told.buys(row(n, n, "a"), 0.1, version=f"v{n}")
         told.sums()
     beat = told.outcomes.told([told.open])["purchases"]
-    assert [one["version"] for one in beat["by"]] == [f"v{n}" for n in range(3, purchases.KEPT + 3)]
-    assert sum(group[0] for group in beat["arms"][0]["sums"]) == purchases.KEPT + 3
+    assert [one["version"] for one in beat["by"]] == [f"v{n}" for n in range(3, purchases.Purchases.kept + 3)]
+    assert sum(group[0] for group in beat["arms"][0]["sums"]) == purchases.Purchases.kept + 3
     assert len(msgspec.json.encode(beat)) < 10_000
-    assert outcomes.GROUPS == purchases.GROUPS

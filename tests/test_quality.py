@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from streams import outcomes, quality
+from streams import interests, quality, waiting
 
 
 def test_interval_of_equal_groups_is_that_of_their_means() -> None:
@@ -28,9 +28,9 @@ def test_intervals_hold_where_predictions_of_a_user_go_together() -> None:
     """Users who hit always or never, thirty predictions each: 95 % intervals hold the truth about so often."""
     chance, held = random.Random(7), 0
     for _ in range(400):
-        top, bottom = [0.0] * outcomes.GROUPS, [0.0] * outcomes.GROUPS
+        top, bottom = [0.0] * waiting.GROUPS, [0.0] * waiting.GROUPS
         for _ in range(200):
-            group = chance.randrange(outcomes.GROUPS)
+            group = chance.randrange(waiting.GROUPS)
             top[group] += 30 * (chance.random() < 0.4)
             bottom[group] += 30
         got = quality.interval(top, bottom)
@@ -45,7 +45,7 @@ def test_a_line_a_version_and_arm_and_one_for_what_waits() -> None:
     empty = {"open": 0, "settled": 0, "unsettled": 0, "passed_over": 0, "by": [], "gains": []}
     assert list(quality.plain(quality.merged([]))) == []
     assert next(iter(quality.plain(empty | {"open": 3}))).startswith("live quality: 0 predictions settled, 3 wait")
-    sums = {name: [0.0] * outcomes.GROUPS for name in outcomes.FIELDS}
+    sums = {name: [0.0] * waiting.GROUPS for name in interests.FIELDS}
     sums |= {"settled": [4.0, 4.0] + [0.0] * 8, "loss": [8.0, 8.0] + [0.0] * 8, "none_said": [4.0] + [0.0] * 9}
     (line,) = quality.plain(empty | {"by": [{"version": "v1", "arm": "champion", **quality.quality(sums)}]})
     assert "live v1 champion (n=8): log loss 2.000 [2.000, 2.000], R@20 –" in line
@@ -57,8 +57,8 @@ def test_arms_of_a_version_are_set_against_each_other() -> None:
     chance = random.Random(7)
 
     def arm(version: str, name: str, hits: float) -> dict[str, object]:
-        sums = {field: [0.0] * outcomes.GROUPS for field in outcomes.FIELDS}
-        for group in range(outcomes.GROUPS):
+        sums = {field: [0.0] * waiting.GROUPS for field in interests.FIELDS}
+        for group in range(waiting.GROUPS):
             came = sum(chance.random() < hits for _ in range(200))
             sums["settled"][group] = sums["next"][group] = 200.0
             sums["hit20"][group] = float(came)
