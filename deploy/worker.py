@@ -269,6 +269,7 @@ def said(worker: str, taken: ingest.Ingest, scorer: score.Scorer, models: Models
         "predictions": scorer.predictions,
         "version": models.current.version,
         "swaps": models.swaps,
+        "memory": models.current.holds(),
         "outcomes": scorer.outcomes.told([part.predicted for part in parts]),
         "busy_s": {stage: round(seconds, 3) for stage, seconds in taken.busy.s.items()},
         "latency_ms": {"p50": recent[49], "p99": recent[98]} if recent else None,

@@ -37,6 +37,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     swaps: int = 0
     outcomes: dict[str, Any] = {}
     catalogue: dict[str, int] = {}
+    memory: dict[str, int] = {}
     bots: dict[str, dict[str, int]] = {}
     busy_s: dict[str, float] = {}
     latency_ms: dict[str, float] | None = None

@@ -70,12 +70,13 @@ def test_followers_keep_the_frequent_ones_in_bounded_room() -> None:
     """Among ten thousand rare followers the three frequent ones stand with at least their true counts."""
     made, rng = Followers(), random.Random(1)
     for n in range(12_000):
-        made.add(0, n % 3 if rng.random() < 0.2 else 10 + rng.randrange(10_000), 1.0)
-    size, who, count = made.arrays
-    assert size[0] == followers.FOLLOWERS
-    best = who[0][np.argsort(-count[0])[:3]]
+        item = n % 3 if rng.random() < 0.2 else 10 + rng.randrange(10_000)
+        made.add(np.array([20_000], np.int32), item, np.ones(1, np.float32))
+    said = made.state()
+    assert said["size"][20_000] == len(said["who"]) == followers.FOLLOWERS
+    best = said["who"][np.argsort(-said["count"])[:3]]
     assert set(best.tolist()) == {0, 1, 2}
-    assert count[0].sum() == pytest.approx(12_000)
+    assert said["count"].sum() == pytest.approx(12_000)
 
 
 def market(n: int, rng: random.Random, first: int = 0) -> list[Row]:
@@ -125,6 +126,19 @@ def test_what_was_said_often_outlives_what_was_said_last(monkeypatch: pytest.Mon
     assert "once" not in made.words
 
 
+def test_searches_make_room_for_searches_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands that were made once a bounded number stays; one that is made again and again, and all items do."""
+    monkeypatch.setattr(memory, "SEARCHES", 20)
+    made = Memory()
+    for n in range(3_000):
+        query = "often" if n % 10 == 0 else f"once {n}"
+        event = Event(event_id=f"q{n}", type="search", user_id=f"u{n // 5}", ts_ms=1_000 * n, query=query)
+        made.take(Row(event, Origin("t@log", 0, n, 0, 0), f"s-{n // 5}"))
+        made.take(row(n, f"i{n // 10}", user=f"u{n // 5}"))
+        assert made.searches == sum(name.startswith("q:") for name in made.words) <= 20
+    assert {f"i{n}" for n in range(300)} | {"q:often"} <= made.words.keys()
+
+
 def test_a_number_that_is_used_again_brings_nothing_of_its_past(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `a` came `b`; both are forgotten, and whoever has their numbers now has no followers and no count."""
     monkeypatch.setattr(memory, "WORDS", 8)
@@ -135,13 +149,11 @@ def test_a_number_that_is_used_again_brings_nothing_of_its_past(monkeypatch: pyt
     for n in range(30):
         made.take(row(10 + n, f"new {n}", user=f"v{n}"))  # each alone in its session: nothing follows anything
     assert numbers <= {made.words[name] for name in made.items}
-    size, _, count = made.follows.arrays
-    assert size.sum() == count.sum() == 0
+    assert made.follows.state()["size"].sum() == 0
     live = sorted(made.words.values())
     assert made.popular[live].max() < 1.001
     assert (made.neighbours.count[live] == 1).all()
-    held = np.arange(made.neighbours.tokens.shape[1]) < made.neighbours.length[:, None]
-    assert sorted(made.neighbours.tokens[held].tolist()) == live
+    assert sorted(made.neighbours.state()["tokens"].tolist()) == live
 
 
 @pytest.mark.parametrize("listed", [5, 50_000])

@@ -172,7 +172,7 @@ def test_what_a_worker_tells_of_itself_is_what_the_schema_says() -> None:
         busy=stages.Busy(),
     )
     scorer: Any = SimpleNamespace(latencies_ms=[1.0, 2.0], predictions=1, outcomes=outcomes.Outcomes(horizon_ms=5))
-    models: Any = SimpleNamespace(current=SimpleNamespace(version="memory"), swaps=0)
+    models: Any = SimpleNamespace(current=SimpleNamespace(version="memory", holds=dict), swaps=0)
     told = worker.said("w", taken, scorer, models) | {"catalogue": {"items": 1}}
     shape = schema.state()
     assert told.keys() == shape["properties"].keys()

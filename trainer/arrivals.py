@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from trainer.neighbours import Ints
+from trainer.ragged import Ints
 
 NEWEST = 300  # of all: candidates by their texts are sought among these
 SHELF = 20  # of one category

@@ -14,7 +14,7 @@ from scipy import optimize
 
 from featurestore.events import TYPES, Row
 from trainer import memory
-from trainer.neighbours import Ints
+from trainer.ragged import Ints
 
 Floats = NDArray[np.float64]
 FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")

@@ -12,8 +12,8 @@ from featurestore import lake, window
 from featurestore.catalogue import Item
 from featurestore.events import Row
 from trainer import blend, judge, lambdarank, memory
-from trainer.neighbours import Ints
 from trainer.predictor import Predictor
+from trainer.ragged import Ints
 
 UNKNOWN = -2  # the category of an item that no row had before
 SLICES = ("cold item", "category switch", "first row")

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.neighbours import Floats, Ints, roomy
+from trainer.ragged import Floats, Ints, Ragged, roomy
 
 FOLLOWERS = 100  # kept of each word, the most counted
 
@@ -17,58 +17,73 @@ class Followers:
     """Word → the items most counted after it, `FOLLOWERS` of them (Space-Saving: Metwally et al., ICDT 2005)."""
 
     def __init__(self, state: dict[str, NDArray[Any]] | None = None) -> None:
-        size: Ints = np.zeros(0, np.int32) if state is None else state["size"]
-        self.size = size.copy()
-        self.who: Ints = np.zeros((len(size), FOLLOWERS), np.int32)
-        self.count: Floats = np.zeros((len(size), FOLLOWERS), np.float32)
+        self.size: Ints = np.zeros(0, np.int32) if state is None else state["size"].copy()
+        self._rows = Ragged(FOLLOWERS, np.int32, np.float32)  # which, and how often
         if state is not None:
-            held = np.arange(FOLLOWERS) < size[:, None]
-            self.who[held], self.count[held] = state["who"], state["count"]
+            self._rows = Ragged.of(FOLLOWERS, self.size, state["who"], state["count"])
 
-    def add(self, word: int, item: int, weight: float) -> None:
-        """Count an item after a word."""
-        if word >= len(self.size):
-            self.size, self.who, self.count = (roomy(a, word) for a in (self.size, self.who, self.count))
-        _add(word, item, weight, self.size, self.who, self.count)
+    def add(self, words: Ints, item: int, weights: Floats) -> None:
+        """Count an item after each of some words [n], with its weight [n]; it does not follow itself."""
+        done = 0
+        while (done := _add(done, words, item, weights, self._rows.room, *self.arrays)) < len(words):
+            word = int(words[done])
+            if word >= len(self.size):
+                self.size = roomy(self.size, word)
+                self._rows.reach(word)
+            self._rows.make_room(word, int(self.size[word]) + 1)
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Forget words, as that which is followed and as what follows."""
-        _drop(gone, self.size, self.who, self.count)
+        _drop(gone, *self.arrays)
+        self._rows.drop(np.flatnonzero(gone).tolist())
 
     @property
-    def arrays(self) -> tuple[Ints, Ints, Floats]:
-        """How many each word has, which, and their counts."""
-        return self.size, self.who, self.count
+    def arrays(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """How many each word has, from where on they stand, which, and their counts."""
+        who, count = self._rows.columns
+        return self.size, self._rows.start, who, count
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What `__init__` reads back."""
-        held = np.arange(FOLLOWERS) < self.size[:, None]
-        return {"size": self.size, "who": self.who[held], "count": self.count[held]}
+        who, count = (column[self._rows.places(self.size)] for column in self._rows.columns)
+        return {"size": self.size, "who": who, "count": count}
 
 
 @numba.njit(cache=True)
-def _add(word, item, weight, size, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
-    least = 0
-    for j in range(size[word]):
-        if who[word, j] == item:
-            count[word, j] += weight
-            return
-        if count[word, j] < count[word, least]:
-            least = j
-    if size[word] < FOLLOWERS:
-        least = size[word]
-        size[word] += 1
-    who[word, least] = item
-    count[word, least] += weight
+def _add(done, words, item, weights, room, size, start, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
+    """From a place on; returns the first one whose word has no room for it."""
+    for k in range(done, len(words)):
+        word = words[k]
+        if word == item:
+            continue
+        if word >= len(size):
+            return k
+        first, n = start[word], size[word]
+        last, least = first + n, first
+        here = first
+        while here < last and who[here] != item:
+            if count[here] < count[least]:
+                least = here
+            here += 1
+        if here == last and n == FOLLOWERS:
+            here = least
+        elif here == last:
+            if n == room[word]:
+                return k
+            size[word] += 1
+        who[here] = item
+        count[here] += weights[k]
+    return len(words)
 
 
 @numba.njit(cache=True)
-def _drop(gone, size, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
+def _drop(gone, size, start, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
     for word in range(len(size)):
+        first = start[word]
         n = 0
-        for j in range(size[word]):
-            if not (word < len(gone) and gone[word]) and not gone[who[word, j]]:
-                who[word, n], count[word, n] = who[word, j], count[word, j]
+        for j in range(first, first + size[word]):
+            if not (word < len(gone) and gone[word]) and not gone[who[j]]:
+                who[first + n], count[first + n] = who[j], count[j]
                 n += 1
-        count[word, n : size[word]] = 0.0
+        count[first + n : first + size[word]] = 0.0
         size[word] = n

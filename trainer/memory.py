@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,20 @@ from featurestore.catalogue import Item
 from featurestore.events import Event, Row
 from trainer.arrivals import Arrivals
 from trainer.followers import FOLLOWERS, Followers
-from trainer.neighbours import Ints, Neighbours, roomy
+from trainer.neighbours import Neighbours
+from trainer.ragged import Ints, roomy
 
 HALF_LIFE_MS = 24 * 3_600_000  # of popularity
 PROPOSED = 100  # candidates of the neighbours, and of popularity where there are few
 WORDS = 400_000  # when these are full, an eighth of them is given back
+SEARCHES = 100_000  # of them: most are said once
 WORTH_HALF_LIFE_MS = 7 * 86_400_000  # of how often a word was said
 ITEM_WORTH = 16  # a query is kept as an item is that was said a sixteenth as often
 RECENT = 20  # rows of a session that evidence is sought for
 QUERY = 10  # distinct words of them
+SEARCH = "q:"  # before the words of a search
 EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours", "after_last")
+FADING = 0.6 ** np.arange(4, dtype=np.float32)  # what comes after several is counted after each, less and less
 NONE = np.zeros(0, np.int32)
 
 
@@ -47,7 +51,7 @@ def token(row: Row) -> str:
         return event.item_id
     if event.category:
         return "c:" + event.category
-    return "q:" + event.query.lower().strip() if event.query else "t:" + event.type
+    return SEARCH + event.query.lower().strip() if event.query else "t:" + event.type
 
 
 def digest(row: Row) -> int:
@@ -89,14 +93,15 @@ def _worth(before: float, event: Event) -> float:
 class Memory:
     """A fold over rows with the offsets it has seen; what is below them changes nothing. Words are numbers.
 
-    There are `WORDS` of them at most: when they are used up, those of least worth are forgotten, so that a shop whose
-    items and searches change for years goes on learning.
+    There are `WORDS` of them at most, `SEARCHES` of these searches: when they are used up, those of least worth are
+    forgotten, so that a shop whose items and searches change for years goes on learning.
     """
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], int] = {}
         self.names: list[str] = []  # "": the number is free
         self.words: dict[str, int] = {}
+        self.searches = 0  # among the words
         self._free: list[int] = []  # the smallest last
         self.worth_ms = np.zeros(0, np.float64)  # of each word: see `_worth`
         self.items: dict[str, Known] = {}
@@ -140,6 +145,8 @@ class Memory:
             return
         if len(self.words) > WORDS - 2:  # room for what the row says and for its category
             self.make_room()
+        elif self.searches >= SEARCHES:
+            self.make_room(SEARCHES, lambda name: name.startswith(SEARCH))
         word = self.word(token(row))
         self.worth_ms[word] = _worth(float(self.worth_ms[word]), event)
         session = digest(row)
@@ -198,23 +205,30 @@ class Memory:
                 word = len(self.names)
                 self.names.append(name)
             self.words[name] = word
+            self.searches += name.startswith(SEARCH)
             if word >= len(self.item):
                 self.item, self.category = roomy(self.item, word), roomy(self.category, word, fill=-1)
                 self.popular, self.popular_ms = roomy(self.popular, word), roomy(self.popular_ms, word)
                 self._place, self.worth_ms = roomy(self._place, word, fill=-1), roomy(self.worth_ms, word)
         return word
 
-    def make_room(self) -> None:
-        """Forget the words of least worth, an eighth of all, wherever they stand; no category that an item is of."""
+    def make_room(self, of: int | None = None, which: Callable[[str], bool] | None = None) -> None:
+        """Forget the words of least worth, an eighth of all, wherever they stand; no category that an item is of.
+
+        `which`: only of those whose names are such, an eighth `of` so many.
+        """
         n = len(self.names)
         may = np.ones(n, np.bool_)
         may[self._free] = False
         shelves = self.category[:n]
         may[shelves[shelves >= 0]] = False
         chosen = np.flatnonzero(may)
-        chosen = chosen[np.argsort(self.worth_ms[chosen], kind="stable")[: max(2, WORDS // 8)]]
+        if which is not None:
+            chosen = chosen[[which(self.names[word]) for word in chosen.tolist()]]
+        chosen = chosen[np.argsort(self.worth_ms[chosen], kind="stable")[: max(2, (of or WORDS) // 8)]]
         for word in chosen.tolist():
             name, self.names[word] = self.names[word], ""
+            self.searches -= name.startswith(SEARCH)
             del self.words[name]
             self.arrivals.drop(word)
             if self.items.pop(name, None) is not None:
@@ -249,14 +263,12 @@ class Memory:
     def _engage(self, word: int, session: int, at_ms: int) -> None:
         self.arrivals.drop(word)
         newest = max(int(self.popular_ms[word]), at_ms)  # rows come by partition, not by time
-        faded = 0.5 ** ((newest - np.array([self.popular_ms[word], at_ms])) / HALF_LIFE_MS)
-        self.popular[word] = self.popular[word] * faded[0] + faded[1]
+        before, now = (0.5 ** ((newest - ms) / HALF_LIFE_MS) for ms in (int(self.popular_ms[word]), at_ms))
+        self.popular[word] = float(self.popular[word]) * before + now
         self.popular_ms[word] = newest
         if self.category[word] >= 0:
-            self.shelves.add(int(self.category[word]), word, 1.0)
-        for age, before in enumerate(self.neighbours.recent(session, 4).tolist()):
-            if before != word:
-                self.follows.add(before, word, 0.6**age)
+            self.shelves.add(self.category[word : word + 1], word, FADING)
+        self.follows.add(self.neighbours.recent(session, len(FADING)), word, FADING)
 
     def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
         """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item, nor a withdrawn one.
@@ -305,6 +317,7 @@ class Memory:
         arrays, made = load_file(directory / "memory.safetensors"), cls()
         made.seen = {(t, p): o for t, p, o in state["seen"]}
         made.names, made.words = state["names"], {name: i for i, name in enumerate(state["names"]) if name}
+        made.searches = sum(name.startswith(SEARCH) for name in made.words)
         made._free = [i for i in reversed(range(len(made.names))) if not made.names[i]]
         made.items = {k: Known(*v) for k, v in state["items"].items()}
         made.withdrawn = set(state.get("withdrawn", ()))  # versions before it have none
@@ -356,8 +369,8 @@ def _stand(word, place, found, n):  # type: ignore[no-untyped-def] # pragma: no 
 
 @numba.njit(cache=True)
 def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
-    query, shelf, mine, ago, voted, votes, also, top, at_ms, f_size, f_who, f_count, s_size, s_who, s_count,
-    popular, popular_ms, place, item,
+    query, shelf, mine, ago, voted, votes, also, top, at_ms, f_size, f_start, f_who, f_count, s_size, s_start, s_who,
+    s_count, popular, popular_ms, place, item,
 ):  # fmt: skip
     most = (len(query) + 1) * FOLLOWERS + len(mine) + len(voted) + len(also) + len(top)
     found, made = np.empty(most, np.int32), np.zeros((most, 6))
@@ -365,17 +378,19 @@ def _evidence(  # type: ignore[no-untyped-def] # pragma: no cover
     for r in range(len(query)):
         word = query[r]
         if word < len(f_size):
-            total = f_count[word, : f_size[word]].sum() + 5.0
-            for j in range(f_size[word]):
-                i, n = _stand(f_who[word, j], place, found, n)
-                made[i, 0] += 0.7**r * f_count[word, j] / total
+            first, last = f_start[word], f_start[word] + f_size[word]
+            total = f_count[first:last].sum() + 5.0
+            for j in range(first, last):
+                i, n = _stand(f_who[j], place, found, n)
+                made[i, 0] += 0.7**r * f_count[j] / total
                 if r == 0:
-                    made[i, 5] = f_count[word, j] / total
+                    made[i, 5] = f_count[j] / total
     if 0 <= shelf < len(s_size):
-        total = s_count[shelf, : s_size[shelf]].sum() + 20.0
-        for j in range(s_size[shelf]):
-            i, n = _stand(s_who[shelf, j], place, found, n)
-            made[i, 1] = s_count[shelf, j] / total
+        first, last = s_start[shelf], s_start[shelf] + s_size[shelf]
+        total = s_count[first:last].sum() + 20.0
+        for j in range(first, last):
+            i, n = _stand(s_who[j], place, found, n)
+            made[i, 1] = s_count[j] / total
     for j in range(len(mine)):
         i, n = _stand(mine[j], place, found, n)
         made[i, 2] = 0.8 ** ago[j]

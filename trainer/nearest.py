@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from trainer.neighbours import Ints
+from trainer.ragged import Ints
 from trainer.texts import Vectors
 
 LISTED = 50_000  # items from which not all are looked at

@@ -8,8 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int32]
-Floats = NDArray[np.float32]
+from trainer.ragged import Floats, Ints, Ragged, roomy
 
 RING = 100  # newest sessions kept for each word
 TOKENS = 50  # of a session, the newest
@@ -29,8 +28,8 @@ class Neighbours:
     def __init__(self) -> None:
         self.serials: dict[int, int] = {}  # digest of a session → serial, oldest first
         self.next = 0
-        self.ring, self.count = np.zeros((0, RING), np.int32), np.zeros(0, np.int32)
-        self.tokens, self.length = np.zeros((0, TOKENS), np.int32), np.zeros(0, np.int32)
+        self._rings, self.count = Ragged(RING, np.int32), np.zeros(0, np.int32)  # serials by word
+        self._tokens, self.length = Ragged(TOKENS, np.int32), np.zeros(0, np.int32)  # words by place
         self.newest_ms = np.zeros(0, np.int64)
         self._alike, self._anchor = np.zeros(0, np.float32), np.zeros(0, np.int32)  # scratch, by place
         self._tally = np.zeros(0, np.float32)  # scratch, by word
@@ -38,11 +37,23 @@ class Neighbours:
     def take(self, session: int, word: int, at_ms: int) -> None:
         """One token of a session; a repeat of its last one changes nothing."""
         if word >= len(self.count):
-            self.ring, self.count = roomy(self.ring, word), roomy(self.count, word)
+            self.count = roomy(self.count, word)
+            self._rings.reach(word)
         serial = self.serials.get(session)
         if serial is None:
             serial = self._open(session)
-        _take(serial, word, at_ms, self.ring, self.count, self.tokens, self.length, self.newest_ms)
+        if not self._took(serial, word, at_ms):
+            place = serial % SESSIONS
+            self._rings.make_room(word, min(int(self.count[word]) + 1, RING))
+            self._tokens.make_room(place, min(int(self.length[place]) + 1, TOKENS))
+            self._took(serial, word, at_ms)
+
+    def _took(self, serial: int, word: int, at_ms: int) -> bool:
+        rings, tokens = self._rings, self._tokens
+        return _take(  # type: ignore[no-any-return]
+            serial, word, at_ms, rings.start, rings.room, rings.columns[0], self.count, tokens.start, tokens.room,
+            tokens.columns[0], self.length, self.newest_ms,
+        )  # fmt: skip
 
     def _open(self, session: int) -> int:
         serial = self.serials[session] = self.next
@@ -51,15 +62,17 @@ class Neighbours:
             del self.serials[next(iter(self.serials))]
         place = serial % SESSIONS
         if place >= len(self.length):
-            self.tokens, self.length = roomy(self.tokens, place), roomy(self.length, place)
-            self.newest_ms = roomy(self.newest_ms, place)
+            self.length, self.newest_ms = roomy(self.length, place), roomy(self.newest_ms, place)
+            self._tokens.reach(place)
+        self._tokens.drop([place])
         self.length[place] = self.newest_ms[place] = 0
         return serial
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Forget words: they leave their sessions, and their numbers are as new."""
         self.count[: len(gone)][gone[: len(self.count)]] = 0
-        _drop(gone, self.tokens, self.length)
+        self._rings.drop(np.flatnonzero(gone).tolist())
+        _drop(gone, self._tokens.start, self._tokens.columns[0], self.length)
 
     def recent(self, session: int, n: int) -> Ints:
         """The newest n words of a session, newest first."""
@@ -67,8 +80,8 @@ class Neighbours:
         if serial is None:
             return np.zeros(0, np.int32)
         place = serial % SESSIONS
-        end = self.length[place]
-        return self.tokens[place, max(0, end - n) : end][::-1]
+        first, length = int(self._tokens.start[place]), int(self.length[place])
+        return self._tokens.columns[0][first + max(0, length - n) : first + length][::-1].copy()
 
     def votes(self, query: Ints, session: int, at_ms: int, item: NDArray[np.bool_]) -> tuple[Ints, Floats]:
         """Items and their shares of the neighbours' votes; `query`: distinct words of the asker, newest first."""
@@ -79,8 +92,9 @@ class Neighbours:
         if len(self._tally) < len(self.count):
             self._tally = np.zeros(len(self.count), np.float32)
         found, votes = _votes(
-            query[query < len(self.count)], mine, self.next, at_ms, self.ring, self.count, item, self.tokens,
-            self.length, self.newest_ms, self._alike, self._anchor, self._tally,
+            query[query < len(self.count)], mine, self.next, at_ms, self._rings.start, self._rings.columns[0],
+            self.count, item, self._tokens.start, self._tokens.columns[0], self.length, self.newest_ms, self._alike,
+            self._anchor, self._tally,
         )  # fmt: skip
         return found, votes / max(float(votes.sum()), 1e-12)
 
@@ -94,9 +108,9 @@ class Neighbours:
             "key": np.fromiter(self.serials, np.uint64, len(self.serials)),
             "length": self.length[places],
             "newest_ms": self.newest_ms[places],
-            "tokens": self.tokens[places][np.arange(TOKENS) < self.length[places][:, None]],
+            "tokens": self._tokens.columns[0][self._tokens.places(self.length[places], places)],
             "count": self.count,
-            "ring": self.ring[np.arange(RING) < self.count[:, None]],
+            "ring": self._rings.columns[0][self._rings.places(np.minimum(self.count, RING))],
         }
 
     @classmethod
@@ -104,60 +118,58 @@ class Neighbours:
         """The neighbours that `state` told."""
         made = cls()
         made.next, made.count = int(state["next"][0]), state["count"].copy()
-        made.ring = np.zeros((len(made.count), RING), np.int32)
-        made.ring[np.arange(RING) < made.count[:, None]] = state["ring"]
+        made._rings = Ragged.of(RING, np.minimum(made.count, RING), state["ring"])
         places, room = state["serial"] % SESSIONS, min(made.next, SESSIONS)
         made.serials = dict(zip(state["key"].tolist(), state["serial"].tolist(), strict=True))
         made.length, made.newest_ms = np.zeros(room, np.int32), np.zeros(room, np.int64)
         made.length[places], made.newest_ms[places] = state["length"], state["newest_ms"]
-        flat = np.zeros((len(places), TOKENS), np.int32)
-        flat[np.arange(TOKENS) < state["length"][:, None]] = state["tokens"]
-        made.tokens = np.zeros((room, TOKENS), np.int32)
-        made.tokens[places] = flat
+        order = np.argsort(np.repeat(places, state["length"]), kind="stable")  # by serial there, by place here
+        made._tokens = Ragged.of(TOKENS, made.length, state["tokens"][order])
         return made
 
 
-def roomy(rows: NDArray[Any], last: int, fill: int = 0) -> NDArray[Any]:
-    """The same rows, and at least so many more that there is one of number `last`."""
-    more = np.full((max(64, 2 * last + 2 - len(rows)), *rows.shape[1:]), fill, rows.dtype)
-    return np.concatenate([rows, more]) if last >= len(rows) else rows
-
-
 @numba.njit(cache=True)
-def _take(serial, word, at_ms, ring, count, tokens, length, newest_ms):  # type: ignore[no-untyped-def] # pragma: no cover
+def _take(  # type: ignore[no-untyped-def] # pragma: no cover
+    serial, word, at_ms, r_start, r_room, ring, count, t_start, t_room, tokens, length, newest_ms
+):  # fmt: skip
+    """Whether there was room for it."""
     place = serial % SESSIONS
-    n = length[place]
+    first, n = t_start[place], length[place]
+    if min(n, TOKENS - 1) >= t_room[place] or min(count[word], RING - 1) >= r_room[word]:
+        return False
     newest_ms[place] = max(newest_ms[place], at_ms)
-    if n and tokens[place, n - 1] == word:
-        return
+    if n and tokens[first + n - 1] == word:
+        return True
     known = False
-    for j in range(n):
-        known = known or tokens[place, j] == word
+    for j in range(first, first + n):
+        known = known or tokens[j] == word
     if not known:
-        ring[word, count[word] % RING] = serial
+        ring[r_start[word] + count[word] % RING] = serial
         count[word] += 1
     if n == TOKENS:
-        for j in range(n - 1):
-            tokens[place, j] = tokens[place, j + 1]
+        for j in range(first, first + n - 1):
+            tokens[j] = tokens[j + 1]
         n -= 1
-    tokens[place, n] = word
+    tokens[first + n] = word
     length[place] = n + 1
+    return True
 
 
 @numba.njit(cache=True)
-def _drop(gone, tokens, length):  # type: ignore[no-untyped-def] # pragma: no cover
+def _drop(gone, start, tokens, length):  # type: ignore[no-untyped-def] # pragma: no cover
     for place in range(len(length)):
+        first = start[place]
         n = 0
-        for j in range(length[place]):
-            if not gone[tokens[place, j]]:
-                tokens[place, n] = tokens[place, j]
+        for j in range(first, first + length[place]):
+            if not gone[tokens[j]]:
+                tokens[first + n] = tokens[j]
                 n += 1
         length[place] = n
 
 
 @numba.njit(cache=True)
 def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
-    query, mine, nxt, at_ms, ring, count, item, tokens, length, newest_ms, alike, anchor, votes
+    query, mine, nxt, at_ms, r_start, ring, count, item, t_start, tokens, length, newest_ms, alike, anchor, votes
 ):  # fmt: skip
     """The scratch comes and goes as zeros (`anchor`: −1): to clear all of it would cost more than the votes."""
     near = np.empty(len(query) * RING, np.int64)
@@ -165,8 +177,8 @@ def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
     for r in range(len(query)):
         word = query[r]
         weight = 0.7**r * np.log(1.0 + nxt / max(1, count[word]))
-        for k in range(min(count[word], RING)):
-            serial = ring[word, k]
+        for k in range(r_start[word], r_start[word] + min(count[word], RING)):
+            serial = ring[k]
             if serial == mine or serial < nxt - SESSIONS:
                 continue
             place = serial % SESSIONS
@@ -181,15 +193,15 @@ def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
         place = near[i]
         age = max(0.0, (at_ms - newest_ms[place]) / WEEK_MS)
         weight = alike[place] ** 1.5 * np.exp(-0.1 * age)
-        here = -1
+        here, first = -1, t_start[place]
         for j in range(length[place] - 1, -1, -1):
-            if tokens[place, j] == anchor[place]:
+            if tokens[first + j] == anchor[place]:
                 here = j
                 break
         if here < 0:
             continue  # it has moved out of what is kept of a long session
         for j in range(length[place]):
-            word = tokens[place, j]
+            word = tokens[first + j]
             if not item[word]:
                 continue
             if votes[word] == 0.0:

@@ -14,7 +14,7 @@ from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
 from trainer import blend, heads, lambdarank, memory, nearest, network, texts
-from trainer.neighbours import Ints
+from trainer.ragged import Ints
 
 ITEMS, CATEGORIES = 20, 10
 ARRIVING = 20  # candidates among the newest items that nobody touched
@@ -89,6 +89,14 @@ class Predictor:
         another thread. To measure: `model.stock([Item(item_id="sku-1", title="Red shoe", category="Sports > Shoes")])`.
         """
         return self.memory.stock(told)
+
+    def holds(self) -> dict[str, int]:
+        """How much of what grows with a shop is held just now."""
+        remembered = self.memory
+        return {
+            "words": len(remembered.words), "items": len(remembered.items),
+            "sessions": len(remembered.neighbours.serials), "texts": len(self.texts.known),
+        }  # fmt: skip
 
     def warm(self) -> None:
         """Look up the vectors of new and changed items, so that the next prediction does not wait for them."""

@@ -1,195 +1,223 @@
-"""What a worker holds while people, items and queries come and go: it must stay flat once the window is full.
+"""What a worker holds while people, items and searches come and go: it must stay flat once the window is full.
 
     python tests/benchmarks/soak.py [--events 3000000] [--every 250000] [--window 30m] [--json FILE]
 
-The worker's own parts without a broker: `Ingest` with store and lake, `Scorer`, and a trained version that is loaded
-anew at every second line, as a swap does. One session in `SAMPLE` is really predicted, so that 3 M events take minutes;
-every row is learnt, committed, flushed, evicted, expired. Bytes of files and of memory in MB.
+The product's worker and trainer behind a real Kafka; events come as fast as the worker takes them, at most `AHEAD` of
+what it has read. A line every so many events: what the worker's process, its file and the lake hold, and what an event
+cost, beside a loop that always does the same (`loop_ms`: how fast the machine is just then). Bytes in MB. At the end
+all is counted from outside; the program ends with 1 where a count is off.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import os
-import random
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import msgspec
-import structlog
-import torch
+import aiokafka
+import duckdb
 import visits
-from faust.types import TP
 
-from deploy import job, settings, trainer, worker
-from featurestore import lake, sessions, store, window
-from featurestore.events import Row, Session
-from streams import codec, control, ingest, outcomes, score, transport
-from trainer import knobs, predictor, texts
+sys.path.append(str(Path(__file__).parents[1] / "faults"))
+from one_worker import PARTITIONS, ROOT, Site
 
-POLL, PARTITIONS, SAMPLE = 5_000, 8, 25
-FLUSH = 50_000  # events; in a worker every 5 s
-HORIZON_MS = 60_000
+from deploy import kafka as real_kafka
+from deploy import notation
+
+AHEAD = 20_000  # events sent and not read
+TOGETHER = 500  # events sent between two looks at how far the worker is
+SETTINGS = {
+    "horizon__next": "1m", "horizon__purchase": "10m", "window": "20000", "n_min": "200", "tune": "off",
+}  # fmt: skip
 COLUMNS = (
-    "events", "cpu_us", "rss", "store", "lake", "files", "open", "held", "waiting", "words", "items", "texts",
-    "sessions", "seconds",
+    "events", "seconds", "cpu_us", "loop_ms", "predicted", "lag", "rss", "store", "lake", "files", "open", "words",
+    "items", "sessions", "texts", "swaps",
 )  # fmt: skip
 
 
-class Sampled:
-    """A model that is asked for one session in `SAMPLE`; the others get its last answer."""
+class Feed(threading.Thread):
+    """The producer; what it sent stands in `kinds` and `stamps`, by partition and offset."""
 
-    def __init__(self, model: predictor.Predictor) -> None:
-        self.model, self.pick = model, random.Random(7)
-        self.last = predictor.Interest("u", "s", [], [], 1.0, None, "fallback", "none")
+    def __init__(self, address: str, topic: str, count: int) -> None:
+        super().__init__(name="feed", daemon=True)
+        self.address, self.topic, self.count = address, topic, count
+        self.sent, self.read = 0, 0  # `read`: told by who looks at the worker
+        self.kinds = [bytearray() for _ in range(PARTITIONS)]
+        self.stamps = [array("q") for _ in range(PARTITIONS)]
+        self.hold = threading.Event()  # send nothing while it is set
+        self.failed: Exception | None = None
 
-    def learn(self, rows: list[Row]) -> None:
-        """All of them."""
-        self.model.learn(rows)
+    def run(self) -> None:
+        try:
+            asyncio.run(self._feed())
+        except Exception as error:
+            self.failed = error
 
-    def predict(self, asked: list[Session], at_ms: list[int]) -> list[Any]:
-        """Some of them."""
-        chosen = [i for i in range(len(asked)) if self.pick.randrange(SAMPLE) == 0]
-        made = self.model.predict([asked[i] for i in chosen], [at_ms[i] for i in chosen]) if chosen else []
-        self.last = made[-1] if made else self.last
-        return [self.last] * len(asked)
+    async def _feed(self) -> None:
+        producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self.address, linger_ms=5, max_batch_size=2**18, enable_idempotence=True
+        )  # idempotent: each record once, in order
+        async with producer:
+            for at_ms, key, value, kind in visits.events(self.count):
+                if self.sent % TOGETHER == 0:
+                    while self.hold.is_set() or self.sent - self.read > AHEAD:
+                        await asyncio.sleep(0.02)
+                partition = int(key[2:]) % PARTITIONS
+                await producer.send(self.topic, value, key=key, partition=partition)
+                self.kinds[partition].append(kind)
+                self.stamps[partition].append(at_ms)
+                self.sent += 1
+            await producer.flush()
 
-    recall = predict
-
-
-class Nowhere:
-    """An outlet that acknowledges at once."""
-
-    async def prediction(self, key: bytes, value: bytes | None) -> Any:
-        """Taken."""
-        return _done()
-
-    async def dead_letter(self, dead: codec.DeadLetter) -> Any:
-        """Taken."""
-        return _done()
-
-
-def _done() -> asyncio.Future[None]:
-    made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    made.set_result(None)
-    return made
+    def total(self, kind: int) -> int:
+        """How many of a kind were sent."""
+        return sum(kinds.count(kind) for kinds in self.kinds)
 
 
 class Soak:
-    """A worker without its broker, and what it holds."""
+    """A worker, a trainer, a feed, and the series."""
 
-    def __init__(self, folder: Path, window_ms: int, encoder: str | None) -> None:
-        self.folder, self.window_ms, self.encoder = folder, window_ms, encoder
-        self.lake = lake.Lake(folder / "shared", "soak")
-        self.taken = ingest.Ingest(
-            store_=store.Store(folder / "store" / "soak.duckdb"), lake_=self.lake,
-            settings=sessions.SessionSettings(lake_keep_ms=window_ms), log_ids={"t": "log"}, keep_ms=window_ms,
-        )  # fmt: skip
-        self.vectors = texts.Texts(encoder, folder / "shared", "soak")
-        following: Any = SimpleNamespace(state=control.ControlState())
-        self.models = worker.Models(shared=folder / "shared", texts_=self.vectors, lake_=self.lake, log_=following)
-        self.sampled = Sampled(self.models.current)
-        self.scorer = score.Scorer(
-            ingest_=self.taken, model=self.sampled, outlet=Nowhere(), may_emit=lambda: True,
-            outcomes_=outcomes.Outcomes(horizon_ms=HORIZON_MS),
-        )  # fmt: skip
-        self.version: str | None = None
+    def __init__(self, address: str, folder: Path, asked: argparse.Namespace) -> None:
+        self.asked, self.folder = asked, folder
+        said = SETTINGS | {"store__keep": asked.window, "lake__keep": asked.window, "cadence": asked.cadence}
+        self.site = Site(address, folder, encoder=asked.encoder, **said)
+        self.feed = Feed(address, self.site.events, asked.events)
+        self.began_s, self.cpu_s, self.read, self.predicted = time.monotonic(), 0.0, 0, 0
 
-    async def take(self, poll: dict[int, list[Any]]) -> None:
-        """One poll through fold, score and commit."""
-        await self.taken.fold({
-            TP("t", p): transport.Stretch(start=records[0].offset, records=records) for p, records in poll.items()
-        })  # fmt: skip
-        await self.scorer.score()
-        await self.taken.group_commit()
+    def run(self) -> list[dict[str, float]]:
+        """Feed it, look at it, end it cleanly; after the first line of the series a version is waited for."""
+        site, asked, series = self.site, self.asked, list[dict[str, float]]()
+        site.said.pop("bots.pace")  # the default: its people act as people do
+        site.start()
+        trainer = self._trainer()
+        print(row(COLUMNS), flush=True)
+        self.began_s, self.cpu_s = time.monotonic(), self._cpu_s()
+        self.feed.start()
+        try:
+            while self.read < asked.events:
+                self.look(site.until(self._news, 120), series)
+                if len(series) == 1 and not site.beat["swaps"]:
+                    self.feed.hold.set()
+                    site.until(lambda beat: beat["swaps"], 900)
+                    self.feed.hold.clear()
+            site.until(lambda beat: beat["lag"] == 0 and site.counts()["next"] >= asked.events)
+        finally:
+            trainer.terminate()
+            trainer.wait(60)
+        assert site.stop() == 0, site.told()[-2000:]
+        return series
 
-    async def flush(self) -> None:
-        """What a worker does every 5 s."""
-        await self.taken.flush()
-        rows = await asyncio.to_thread(self.models.unseen, self.models.current)
-        await asyncio.get_running_loop().run_in_executor(self.scorer.thread, self.models.current.learn, rows)
+    def look(self, beat: dict[str, Any], series: list[dict[str, float]]) -> None:
+        """Let the feed know how far the worker is; a line where another `every` events were read."""
+        read, every = sum(beat["partitions"].values()), self.asked.every
+        if self.feed.failed is not None:
+            raise self.feed.failed
+        self.feed.read = read
+        if read // every > self.read // every or read >= self.asked.events:
+            series.append(self.held(beat))
+            print(row(series[-1].values()), flush=True)
 
-    def upkeep(self) -> None:
-        """What a trainer does: merge segments, let old ones go; the wall clock of a soak is a fast one."""
-        self.lake.compact(0, int(time.time() * 1000) + 3_600_000, self.window_ms // trainer.SPANS)
-        self.lake.expire(self.window_ms)
+    def _trainer(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "trainer.log").open("ab") as log:
+            command = [sys.executable, "-m", "deploy.cli", "trainer", *self.site.options()]
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
-    def train(self) -> None:
-        """One version, made in a process of its own."""
-        policy = window.WindowPolicy(horizon_next_ms=HORIZON_MS, horizon_purchase_ms=10 * HORIZON_MS, cuts=20_000)
-        made = job.Job(
-            shared=str(self.folder / "shared"), name="soak", encoder=self.encoder, champion=None, since={},
-            policy=policy, forgotten=frozenset(), logs="text", kind="refresh", tune=knobs.TuneSettings(),
-            network={"epochs": 1},
-        )  # fmt: skip
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
+    def _news(self, beat: dict[str, Any]) -> bool:
+        return sum(beat["partitions"].values()) > self.feed.read
 
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(10,)) as apart:
-            verdict = apart.submit(_judged, msgspec.to_builtins(made)).result()
-        self.version = verdict["version"]
-        print(f"trained: {verdict['reason']}, {verdict['n_train']:,} cuts, {verdict['version']}", file=sys.stderr)
+    def _cpu_s(self) -> float:
+        assert self.site.process is not None
+        fields = Path(f"/proc/{self.site.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def swap(self) -> None:
-        """Load the version anew and go on with it."""
-        if self.version is not None:
-            self.models.current = self.models.warmed(self.version)
-            self.sampled.model = self.models.current
-
-    def held(self, events: int, cpu_s: float, began_s: float) -> dict[str, float]:
-        """One line of the series."""
-        model = self.models.current
-        gc.collect()
-        open_ = [session for part in self.taken.parts.values() for session in part.open.sessions()]
+    def held(self, beat: dict[str, Any]) -> dict[str, float]:
+        """One line of the series; costs are those since the line before."""
+        assert self.site.process is not None
+        read, cpu_s, lake = self.feed.read, self._cpu_s(), self.site.shared / "events"
+        resident = int(Path(f"/proc/{self.site.process.pid}/statm").read_text().split()[1])
+        cpu_us = 1e6 * (cpu_s - self.cpu_s) / (read - self.read)
+        predicted = (beat["predictions"] - self.predicted) / (read - self.read)
+        self.read, self.cpu_s, self.predicted = read, cpu_s, beat["predictions"]
+        holds = beat["memory"]
         return dict(zip(COLUMNS, (
-            events, round(cpu_s * 1e6, 1), rss_mb(), size_mb(self.folder / "store"),
-            size_mb(self.folder / "shared" / "events"), count(self.folder / "shared" / "events"), len(open_),
-            sum(len(session.rows) for session in open_), len(self.taken.waiting), len(model.memory.names),
-            len(model.memory.items), len(model.texts.known), len(model.memory.neighbours.serials),
-            round(time.monotonic() - began_s),
+            read, round(time.monotonic() - self.began_s), round(cpu_us, 1), reference_ms(), round(predicted, 3),
+            self.feed.sent - read, resident * os.sysconf("SC_PAGESIZE") // 2**20,
+            size_mb(Path(self.site.said["store.folder"])), size_mb(lake), sum(1 for _ in lake.rglob("*.parquet")),
+            beat["open_sessions"], holds["words"], holds["items"], holds["sessions"], holds["texts"], beat["swaps"],
         ), strict=True))  # fmt: skip
 
+    def counted(self) -> list[str]:
+        """What is not as it must be, after all have ended."""
+        site, feed = self.site, self.feed
+        counts, faults = site.counts(), []
+        told = {"stored": visits.STORED, "duplicates": visits.REPEATED, "rejected": visits.REFUSED}
+        for name, kind in told.items():
+            if counts[name] != feed.total(kind):
+                faults.append(f"{counts[name]:,} {name}, {feed.total(kind):,} sent")
+        if (letters := sum(1 for _ in site.each(site.dead_letters))) != feed.total(visits.REFUSED):
+            faults.append(f"{letters:,} dead letters, {feed.total(visits.REFUSED):,} messages that are no event")
+        lake: list[set[int]] = [set() for _ in range(PARTITIONS)]
+        for partition, offset, *_ in site.rows("n"):
+            if offset in lake[partition]:
+                faults.append(f"partition {partition}, offset {offset} is there twice")
+            lake[partition].add(offset)
+        newest_ms, keep_ms = max(map(max, feed.stamps)), notation.duration(self.asked.window)
+        expired, youngest_ms = 0, 0
+        for p, found in enumerate(lake):
+            first = min(found)
+            wanted = {offset for offset, kind in enumerate(feed.kinds[p]) if kind == visits.STORED}
+            gone = [offset for offset in wanted if offset < first]
+            expired += len(gone)
+            youngest_ms = max([youngest_ms, *(feed.stamps[p][offset] for offset in gone)])
+            if found != wanted - set(gone):
+                faults.append(f"partition {p}: the lake lacks {len(wanted - found) - len(gone)} rows")
+        if newest_ms - youngest_ms < keep_ms:
+            faults.append(
+                f"a row of {(newest_ms - youngest_ms) / 1000:.0f} s ago went; {keep_ms / 1000:.0f} s are kept"
+            )
+        held = set(self._store())
+        if not held <= {(p, offset) for p, found in enumerate(lake) for offset in found}:
+            faults.append("the worker's file has rows that the lake lacks")
+        print(f"{feed.sent:,} sent = {counts['stored']:,} stored + {counts['duplicates']:,} duplicates + "
+              f"{counts['rejected']:,} rejected (as many dead letters); of the stored {sum(map(len, lake)):,} lie in "
+              f"the lake and {expired:,} have expired, {len(held):,} are in the worker's file too")  # fmt: skip
+        return faults
 
-def _judged(said: dict[str, Any]) -> Any:
-    from deploy import retraining
+    def _store(self) -> Iterator[tuple[int, int]]:
+        """Places of the rows in the worker's file."""
+        [path] = Path(self.site.said["store.folder"]).glob("*.duckdb")
+        with duckdb.connect(str(path), read_only=True) as file:
+            yield from file.execute('SELECT "partition", "offset" FROM events').fetchall()
 
-    return msgspec.to_builtins(retraining.judged(msgspec.convert(said, job.Job)))
+
+def reference_ms() -> float:
+    """CPU time of a loop that is always the same."""
+    begun = time.process_time()
+    total = 0
+    for i in range(500_000):
+        total += i % 7
+    return round((time.process_time() - begun) * 1000, 1)
 
 
-async def run(count_: int, every: int, soak: Soak) -> list[dict[str, float]]:
-    """Feed it and look at it."""
-    parts = {TP("t", p) for p in range(PARTITIONS)}
-    await soak.taken.adopt(parts, dict.fromkeys(parts, (0, 0)))
-    done, spent, began_s, series = 0, 0.0, time.monotonic(), list[dict[str, float]]()
-    for poll in visits.polls(count_, POLL, PARTITIONS):
-        begun = time.process_time()
-        await soak.take(poll)
-        done += sum(map(len, poll.values()))
-        if done % FLUSH == 0:
-            await soak.flush()
-        spent += time.process_time() - begun
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{done / count_:4.0%} of {count_:,} events")
-        if done % every == 0 or done == count_:
-            soak.upkeep()
-            if done == every:
-                await soak.flush()
-                soak.train()
-            if done // every % 2:
-                soak.swap()
-            series.append(soak.held(done, spent / every, began_s))
-            print(row(series[-1].values()), flush=True)
-            spent = 0.0
-    assert sum(p.open.stored + p.open.duplicates + p.open.rejected for p in soak.taken.parts.values()) == count_
-    await soak.taken.release(parts, drop=False)
-    return series
+def size_mb(folder: Path) -> float:
+    """Bytes of all files below a folder; one that goes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return round(total / 2**20, 1)
 
 
 def row(values: Any) -> str:
@@ -197,38 +225,29 @@ def row(values: Any) -> str:
     return "  ".join(f"{v:>9,}" if not isinstance(v, str) else f"{v:>9}" for v in values)
 
 
-def rss_mb() -> int:
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
-
-
-def size_mb(folder: Path) -> float:
-    """Bytes of all files below a folder."""
-    return round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20, 1)
-
-
-def count(folder: Path) -> int:
-    """Segments below a folder."""
-    return sum(1 for _ in folder.rglob("*.parquet"))
-
-
 def main() -> None:
-    """Parse, run, print."""
+    """Parse, run, print, count."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--events", type=int, default=3_000_000)
     asked.add_argument("--every", type=int, default=250_000)
-    asked.add_argument("--window", type=settings.duration, default="30m", help="store.keep and lake.keep, event time")
+    asked.add_argument("--window", default="30m", help="store.keep and lake.keep, event time")
+    asked.add_argument("--cadence", default="2m", help="as the setting: a version that often, swapped in")
     asked.add_argument("--encoder", default="none", help="as the setting: none, auto or a path")
     asked.add_argument("--json", type=Path, help="write the series there, too")
     said = asked.parse_args()
-    torch.set_num_threads(1)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    encoder = settings.Settings.load({"encoder": said.encoder}).encoder()
-    print(row(COLUMNS), flush=True)
-    with tempfile.TemporaryDirectory(prefix="nextclick-soak-") as folder:
-        series = asyncio.run(run(said.events, said.every, Soak(Path(folder), said.window, encoder)))
+    with (
+        tempfile.TemporaryDirectory(prefix="nextclick-soak-") as folder,
+        real_kafka.start(0, Path(folder) / "kafka") as broker,
+    ):
+        soak = Soak(broker.address, Path(folder), said)
+        try:
+            series, faults = soak.run(), soak.counted()
+        finally:
+            soak.site.close()
     if said.json:
         said.json.write_text(json.dumps(series, indent=1), encoding="utf-8")
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

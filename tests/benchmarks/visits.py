@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import aiokafka
 import orjson
 
 from deploy.demo import shop
@@ -19,15 +18,16 @@ NEW_ITEM = 1_000  # events until an item makes room for a new one
 SEARCHES, UNHEARD = 0.06, 0.5  # share of events; share of those whose words nobody ever used before
 LATE, TWICE, BAD = 0.01, 0.01, 0.001
 START_MS = 1_770_000_000_000
+STORED, REPEATED, REFUSED = range(3)  # what has to become of a message
 
 
-def events(count: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Event time, key and value of each message, in order of arrival."""
+def events(count: int) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """Event time, key and value of each message in order of arrival, and what has to become of it."""
     pick = random.Random(7)
     items = [item for shelf in shop.catalogue().values() for item in shelf]
     first = list(items)
     people = [[serial, pick.randrange(len(items)), 1 + int(pick.expovariate(1 / VISIT))] for serial in range(ACTIVE)]
-    serial, made, before = ACTIVE, len(items), (b"", b"")
+    serial, made, before, kind = ACTIVE, len(items), (b"", b""), STORED
     for i in range(count):
         at_ms = START_MS + i * 1_000 // RATE
         if i % NEW_ITEM == 0:
@@ -50,28 +50,15 @@ def events(count: int) -> Iterator[tuple[int, bytes, bytes]]:
         key, value = event["user_id"].encode(), orjson.dumps(event)
         if pick.random() < TWICE and i:
             key, value = before
+            kind = REPEATED if kind == STORED else kind
         elif pick.random() < BAD:
-            value = value[:-9]
+            value, kind = value[:-9], REFUSED
+        else:
+            kind = STORED
         before = key, value
-        yield at_ms, key, value
+        yield at_ms, key, value, kind
         if who[2] <= 0:
             serial += 1
             back = pick.random() < BACK
             people[place] = [serial - pick.randrange(1, 20_000) if back else serial, who[1],
                              1 + int(pick.expovariate(1 / VISIT))]  # fmt: skip
-
-
-def polls(count: int, size: int, partitions: int) -> Iterator[dict[int, list[Any]]]:
-    """The same as a consumer is handed it: records by partition, `size` of them at once."""
-    ends, waiting = [0] * partitions, 0
-    poll: dict[int, list[Any]] = {}
-    for i, (at_ms, key, value) in enumerate(events(count), 1):
-        p = int(key[2:]) % partitions
-        poll.setdefault(p, []).append(
-            aiokafka.ConsumerRecord("t", p, ends[p], at_ms, 0, key, value, 0, len(key), len(value), ())
-        )
-        ends[p] += 1
-        waiting += 1
-        if waiting == size or i == count:
-            yield poll
-            poll, waiting = {}, 0
