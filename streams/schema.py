@@ -95,7 +95,7 @@ MEANING: dict[str, dict[str, str]] = {
         "swaps": "Changes to another version",
         "outcomes": "What its predictions came to, as sums that add up across workers",
         "catalogue": "Items that are proposed, withdrawn, waiting for their vectors, refused",
-        "memory": "What its model holds: `words`, `items`, `sessions` that it compares with, `texts` with their vectors",
+        "memory": "What its model holds: `words`, `items`, `sessions` to compare with, `texts` with their vectors",
         "bots": "Events left out and sessions found since no person makes them: `rows`, `sessions`, each by reason",
         "busy_s": "Seconds spent by stage",
         "latency_ms": "From a record's arrival to its acknowledged prediction at lag 0: p50 and p99 of the newest",
