@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -112,10 +112,7 @@ class Ingest:
                 if stretch.start > part.read and stretch.records[-1].offset >= part.read:
                     raise LostPoll(f"{tp.topic}-{tp.partition}: read up to {part.read}, fetched from {stretch.start}")
                 with self.busy("fold"):
-                    for record in stretch.records:
-                        if record.offset >= part.read:
-                            self._fold_record(batch, tp, part, record)
-                            part.read = record.offset + 1
+                    self._fold_records(batch, tp, part, stretch.records)
                     sessions.expire(part.open, self.settings)
                 batch.progress[tp] = (part, part.progress())
             if not batch.progress:
@@ -145,14 +142,20 @@ class Ingest:
         if part.behind > BEHIND_BEATS:
             raise _behind(tp, part, end)
 
-    def _fold_record(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
-        """One record: most hold one plain event; of all others the codec tells what they hold."""
-        event = codec.plain(record.value)
-        if event is not None:
-            refused = self._fold_event(batch, tp, part, record, 0, event)
-            if refused is not None:
+    def _fold_records(self, batch: Batch, tp: TP, part: Part, records: Sequence[Any]) -> None:
+        """Those that were not read yet: most hold one plain event; of all others the codec tells what they hold."""
+        for record in records:
+            if record.offset < part.read:
+                continue
+            event = codec.plain(record.value)
+            if event is None:
+                self._fold_message(batch, tp, part, record)
+            elif (refused := self._fold_event(batch, tp, part, record, 0, event)) is not None:
                 self._reject(batch, record, [refused])
-            return
+            part.read = record.offset + 1
+
+    def _fold_message(self, batch: Batch, tp: TP, part: Part, record: Any) -> None:
+        """A message of several events, of another dialect, with fields of its own, or that is none."""
         try:
             elements = codec.decode(
                 record.value, record.headers, key=record.key, record_ms=record.timestamp, keep=self.keep
@@ -182,14 +185,10 @@ class Ingest:
         """One event into its session; why it was refused, where that makes a dead letter."""
         self.events += 1
         user_id = event.user_id
-        keyed = record.key == user_id.encode()
-        self.unkeyed += not keyed
-        if not part.keys.judge(keyed):
-            raise WrongKeys(
-                f"{tp.topic}-{tp.partition}: more than {KEYED_SHARE:.0%} of the last {KEYED_WINDOW:,} events up to "
-                f"offset {record.offset} do not have their user_id as the message's key (this one: {record.key!r})"
-                ": key each message with its user_id, as streams.client.EventProducer does, in a topic of its own"
-            )
+        part.keys.judged += 1
+        if record.key != user_id.encode():
+            self.unkeyed += 1
+            self._judge_keys(tp, part, record)
         if user_id in self.forgotten:
             part.open.rejected += 1  # no dead letter: it would keep what was to be forgotten
             return None
@@ -198,15 +197,22 @@ class Ingest:
         row, session, outcome = folded.row, folded.session, folded.outcome
         if row is not None and session is not None:
             batch.rows.append(row)
+            batch.sessions.append(session)
             if row.bot is not None:
                 self.bot_rows[row.bot] += 1
                 self.bot_sessions[row.bot] += len(session.rows) < 2 or session.rows[-2].bot is None
-            batch.touched[user_id, session.session_id] = (tp, part, session)
-            for gone in row.absorbs:
-                batch.touched.pop((user_id, gone), None)
         elif outcome in ("future-ts", "too-late"):
             return codec.BadElement(n, outcome, f"event {event.event_id}: ts {event.ts_ms}")
         return None
+
+    def _judge_keys(self, tp: TP, part: Part, record: Any) -> None:
+        """An event whose key is not its user: a few are let in."""
+        if not part.keys.wrong_one():
+            raise WrongKeys(
+                f"{tp.topic}-{tp.partition}: more than {KEYED_SHARE:.0%} of the last {KEYED_WINDOW:,} events up to "
+                f"offset {record.offset} do not have their user_id as the message's key (this one: {record.key!r})"
+                ": key each message with its user_id, as streams.client.EventProducer does, in a topic of its own"
+            )
 
     def _reject(self, batch: Batch, record: Any, bad: codec.BadEvent | list[codec.BadElement]) -> None:
         self.dead_letters += 1
@@ -275,8 +281,8 @@ class Ingest:
             return
         self.forgotten = users
         for batch in self.waiting:
+            batch.sessions = [session for session in batch.sessions if session.user_id not in fresh]
             batch.rows = [row for row in batch.rows if row.event.user_id not in fresh]
-            batch.touched = {key: value for key, value in batch.touched.items() if key[0] not in fresh}
         for part in self.parts.values():
             part.open.forget(fresh)
             part.predicted.forget(fresh)

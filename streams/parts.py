@@ -23,11 +23,8 @@ class Keys:
         self.judged = 0
         self.wrong: deque[int] = deque()
 
-    def judge(self, right: bool) -> bool:
-        """Count one event more; whether the wrong ones are still few enough to go on."""
-        self.judged += 1
-        if right:
-            return True
+    def wrong_one(self) -> bool:
+        """The newest event that was `judged` has a wrong one; whether they are still few enough to go on."""
         while self.wrong and self.wrong[0] <= self.judged - KEYED_WINDOW:
             self.wrong.popleft()
         self.wrong.append(self.judged)
@@ -66,8 +63,8 @@ class Batch:
 
     seq: int
     rows: list[Row] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)  # of each row the one that it joined, alive
     progress: dict[TP, tuple[Part, store.Progress]] = field(default_factory=dict)
-    touched: dict[tuple[str, str], tuple[TP, Part, Session]] = field(default_factory=dict)
     dead: list[codec.DeadLetter] = field(default_factory=list)
 
     @property

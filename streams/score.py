@@ -16,7 +16,7 @@ from featurestore.lake import PartitionKey
 from streams import codec, ingest, outcomes
 from streams.parts import Batch, Part
 
-SESSIONS = 5_000  # scored at once, unless a single poll touched more: bounds what waits for acknowledgement
+ROWS = 5_000  # their sessions are scored at once, unless a single poll has more: bounds what waits for acknowledgement
 TOKENS = 50  # the newest rows of a session that a model looks at
 
 
@@ -63,16 +63,17 @@ def due(batches: list[Batch]) -> list[Due]:
     """
     ends = {id(part): progress.next for batch in batches for part, progress in batch.progress.values()}
     touched: dict[tuple[str, str], tuple[TP, Part, Session]] = {}
-    scorable: set[tuple[str, str]] = set()
     for batch in batches:
-        touched |= batch.touched
-        for row in batch.rows:
+        owners: dict[tuple[str, int], tuple[TP, Part]] = {p.key: (tp, p) for tp, (p, _) in batch.progress.items()}
+        for row, session in zip(batch.rows, batch.sessions, strict=True):
+            origin, user_id = row.origin, row.event.user_id
             for gone in row.absorbs:
-                touched.pop((row.event.user_id, gone), None)
-        scorable |= {(r.event.user_id, r.session_id) for r in batch.rows if r.scorable}
+                touched.pop((user_id, gone), None)
+            if row.scorable:
+                touched[user_id, row.session_id] = (*owners[origin.topic, origin.partition], session)
     found: list[Due] = []
-    for key, (tp, part, session) in touched.items():
-        seen = snapshot(session, ends[id(part)]) if key in scorable else None
+    for tp, part, session in touched.values():
+        seen = snapshot(session, ends[id(part)])
         if seen is not None:
             found.append((tp, part, *seen))
     return sorted(found, key=lambda one: one[3].origin.offset)  # a user of two sessions hears of the newer row last
@@ -81,10 +82,10 @@ def due(batches: list[Batch]) -> list[Due]:
 def portion(waiting: Iterable[Batch]) -> list[Batch]:
     """The next batches to score together: small ones share their predictions, large ones go one by one."""
     batches: list[Batch] = []
-    sessions = 0
+    rows = 0
     for batch in waiting:
-        sessions += len(batch.touched)
-        if batches and sessions > SESSIONS:
+        rows += len(batch.rows)
+        if batches and rows > ROWS:
             break
         batches.append(batch)
     return batches

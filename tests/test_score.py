@@ -40,7 +40,7 @@ class Shop:
             assert folded.row is not None
             assert folded.session is not None
             batch.rows.append(folded.row)
-            batch.touched[(user, folded.session.session_id)] = (TP0, self.part, folded.session)
+            batch.sessions.append(folded.session)
         batch.progress[TP0] = (self.part, self.part.progress())
         return batch
 
@@ -116,14 +116,9 @@ def test_record_carries_the_trigger_and_its_id_depends_on_trigger_and_version_al
 
 
 def test_small_batches_are_scored_together_and_large_ones_one_by_one() -> None:
-    """A portion is bounded by the sessions it touches, and is never empty while something waits."""
-
-    def touching(sessions: int) -> Batch:
-        batch = Batch(seq=1)
-        batch.touched = {("ann", str(n)): None for n in range(sessions)}  # type: ignore[misc]
-        return batch
-
-    small, large = touching(10), touching(score.SESSIONS + 1)
+    """A portion is bounded by its rows, and is never empty while something waits."""
+    shop = Shop()
+    small, large = (shop.batch(*[("ann", 0, {})] * rows) for rows in (10, score.ROWS + 1))
     assert score.portion([]) == []
     assert score.portion([small, small, large]) == [small, small]
     assert score.portion([large, small]) == [large]
