@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -19,7 +18,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import child, ending, health, logs, verdicts
+from deploy import child, ending, errors, health, logs, verdicts
 from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
@@ -290,7 +289,7 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     names = settings.topics()
     topics.ensure(settings.kafka, names)
     following = control.ControlLog(settings.kafka, topic=names.control)
-    writer = control.ControlWriter(settings.kafka, topic=names.control)
+    writer = control.ControlWriter(settings.kafka, topic=names.control, patient=True)
     trainer = Trainer(settings, following, writer)
     following.on_entry = trainer.heard
     following.start()
@@ -321,8 +320,8 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
         following.close()
 
 
-def main(arguments: list[str], environment: Mapping[str, str]) -> None:
-    """`python -m deploy.trainer [--set key=value]… [--config FILE]`: what the supervisor starts."""
+def main(settings: dials.Settings) -> None:
+    """What `nextclick trainer` becomes, and `python -m deploy.trainer [--set key=value]… [--config FILE]`."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     stop = threading.Event()
 
@@ -333,10 +332,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
-    settings = dials.from_arguments(arguments, environment)
     logs.configure(settings["logs"])
     run(settings, stop)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], os.environ)
+    sys.exit(errors.code_of(lambda: main(dials.from_arguments(sys.argv[1:], os.environ))))

@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import orjson
 import structlog
 import torch
 
-from deploy import ending, health, logs, ranking, stocking
+from deploy import ending, errors, health, logs, ranking, stocking
 from deploy import settings as dials
 from featurestore import lake, store
 from featurestore.catalogue import Item
@@ -298,12 +298,11 @@ def unready(running: Any, taken: ingest.Ingest, events: frozenset[str]) -> list[
     return [f"{len(waiting)} of {len(assigned)} partitions are not restored yet"] if waiting else []
 
 
-def main(arguments: list[str], environment: Mapping[str, str]) -> None:
-    """`python -m deploy.worker [--set key=value]… [--config FILE]`: what the supervisor starts."""
-    settings = dials.from_arguments(arguments, environment)
+def main(settings: dials.Settings) -> None:
+    """What `nextclick worker` becomes, and `python -m deploy.worker [--set key=value]… [--config FILE]`."""
     logs.configure(settings["logs"])
     run(settings)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], os.environ)
+    sys.exit(errors.code_of(lambda: main(dials.from_arguments(sys.argv[1:], os.environ))))

@@ -18,6 +18,7 @@ log = structlog.get_logger()
 
 VERDICTS = 50  # kept in the state
 NEWEST = 10_000  # entries among which one that a writer's retry left twice is recognised
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0  # between two tries of one entry, each of which waits 20 s for its answer
 METADATA_MS = 5_000  # how often it is asked which log this is
 LIVE = frozenset(
     {
@@ -150,18 +151,34 @@ _STEPS: dict[str, Callable[[ControlState, Entry], dict[str, Any]]] = {
 
 
 class ControlWriter:
-    """Appends entries; each is acknowledged before `append` returns."""
+    """Appends entries; each is acknowledged before `append` returns.
 
-    def __init__(self, kafka_: str | connection.Connection, topic: str = "interest.control") -> None:
-        self.topic = topic
+    Where the broker is away, who is `patient` waits for it with each entry and says so: a fact is neither lost nor, as
+    those who read the log know an entry by its id, told twice. Others hear of it after 20 s.
+    """
+
+    def __init__(
+        self, kafka_: str | connection.Connection, topic: str = "interest.control", *, patient: bool = False
+    ) -> None:
+        self.topic, self.patient = topic, patient
         said = connection.of(kafka_).for_kafka_python()
         self._producer = kafka.KafkaProducer(acks="all", enable_idempotence=False, **said)
 
     def append(self, kind: str, data: dict[str, Any] | None = None, *, by: str) -> Entry:
-        """Write one entry; raises kafka.errors.KafkaError where the broker does not take it within 20 s."""
+        """Write one entry; raises kafka.errors.KafkaError where the broker refuses it, or is away and nobody waits."""
         entry = Entry(id=uuid.uuid4().hex[:12], kind=kind, at_ms=int(time.time() * 1000), by=by, data=data or {})
-        self._producer.send(self.topic, value=msgspec.json.encode(entry), partition=0).get(timeout=20)
-        return entry
+        pause_s = PAUSE_S
+        while True:
+            try:
+                self._producer.send(self.topic, value=msgspec.json.encode(entry), partition=0).get(timeout=20)
+                return entry
+            except kafka.errors.KafkaError as error:
+                if not self.patient or not error.retriable:
+                    raise
+                log.warning("The control log cannot be written just now: what is to be said waits for the broker.",
+                            kind=kind, again_s=pause_s, error=str(error))  # fmt: skip
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def close(self) -> None:
         self._producer.close(timeout=5)

@@ -77,6 +77,34 @@ def test_an_entry_counts_and_is_heard_once() -> None:
     assert heard == ["0", "1", "2", "later"]
 
 
+class Away:
+    """A producer whose broker answers as it is told, then takes everything."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self.answers, self.sent = list(answers), list[control.Entry]()
+
+    def send(self, topic: str, value: bytes, partition: int) -> Away:
+        self.sent.append(msgspec.json.decode(value, type=control.Entry))
+        return self
+
+    def get(self, timeout: float) -> None:
+        if self.answers:
+            raise self.answers.pop(0)
+
+
+def test_who_is_patient_says_one_entry_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under one id, so that it counts once; what the broker refuses is raised at once, and so it is for all others."""
+    monkeypatch.setattr(control, "PAUSE_S", 0.0)
+    away = Away(errors.KafkaTimeoutError(), errors.KafkaConnectionError(), errors.KafkaTimeoutError())
+    monkeypatch.setattr("kafka.KafkaProducer", lambda **_: away)
+    entry = control.ControlWriter("unused:9092", patient=True).append("champion.changed", FIRST[1], by="t")
+    assert away.sent == [entry] * 4
+    for patient, refusal in ((True, errors.TopicAuthorizationFailedError()), (False, errors.KafkaTimeoutError())):
+        away.answers = [refusal]
+        with pytest.raises(type(refusal)):
+            control.ControlWriter("unused:9092", patient=patient).append("pause", by="t")
+
+
 @pytest.mark.kafka
 def test_a_log_made_anew_counts_from_its_first_entry(kafka: str) -> None:
     """A shorter log on the same address takes the place of the old one, and its entries are heard."""

@@ -161,4 +161,4 @@ def _become(process: str, settings: dials.Settings) -> None:
     from streams import topics
 
     topics.require_listener(settings.kafka)  # said at once, before what is heavy is imported
-    importlib.import_module(process).main(settings.options(), settings.secrets())
+    importlib.import_module(process).main(settings)

@@ -250,9 +250,9 @@ class Shop:
             heapq.heappush(turns, (at_ms + max(1, round(wait)), i, person))
 
     def _enter(self, at_ms: int) -> _Person:
-        user = f"shopper-{int(self._users * self._pick.random() ** 1.5)}"
-        while user in self._active and len(self._active) < self._users:
-            user = f"shopper-{self._pick.randrange(self._users)}"
+        number = int(self._users * self._pick.random() ** 1.5)
+        while (user := f"shopper-{number}") in self._active and len(self._active) < self._users:
+            number = (number + 1) % self._users
         self._active.add(user)
         taste = random.Random(f"{self._seed}/{user}").choice(self._leaves)  # people come back for the same
         leaf = taste if self._pick.random() < 0.35 else self._fashionable(at_ms)
