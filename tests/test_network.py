@@ -94,6 +94,17 @@ def test_it_comes_back_as_it_was_and_grows_without_forgetting(words: Texts) -> N
     assert len(grown.words) == len(NAMES) + 1
 
 
+def test_a_refresh_grows_no_surer_of_what_it_has_seen(words: Texts) -> None:
+    """The scale of the logits is learnt once; the next training moves everything else."""
+    pairs = [(a, NAMES[0]) for a in NAMES[1:]] * 50
+    net = learning.train(fresh(words), lessons(words, fresh(words), pairs), 3)
+    net.trained_ms, scale, onward = 1, net.factor, net.onward.detach().clone()
+    assert scale != SETTINGS.scale
+    learning.train(net, lessons(words, net, pairs), 3)
+    assert net.factor == scale
+    assert not onward.equal(net.onward)
+
+
 def test_ids_without_text_are_told_apart(words: Texts) -> None:
     """Nothing is read into an id: ids that look alike are as far apart as others, the same in every process."""
     ids = [NAMED + f"sku-100{n}" for n in range(20)]

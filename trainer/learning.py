@@ -14,6 +14,8 @@ from torch.nn import functional
 from trainer.network import LENGTH, Ints, Network, Sequences
 from trainer.texts import Vectors
 
+BARRED = -1e4  # added to the logit of the item that a session is at: it is not asked for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
@@ -27,11 +29,16 @@ class Lessons:
 
 
 def train(network: Network, lessons: Lessons, epochs: int) -> Network:
-    """Next-item cross entropy over all items, or over a sample with its bias taken off; trains in place."""
+    """Next-item cross entropy over all items, or over a sample with its bias taken off; trains in place.
+
+    A network that starts warm keeps the scale of its logits: replayed cuts are known to it, and each refresh would
+    raise it to be surer of them still.
+    """
     settings, said, n = network.settings, lessons.said, len(lessons.target)
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     steps = min(settings.max_steps, epochs * -(-n // settings.batch))
+    network.scale.requires_grad_(network.trained_ms < 0)
     dense = [p for p in network.parameters() if p.requires_grad and p is not network.residual]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True),
@@ -57,15 +64,16 @@ def train(network: Network, lessons: Lessons, epochs: int) -> Network:
         else:
             surely = np.concatenate([lessons.target[rows], own[rows][own[rows] < len(columns)]])
             shown, offset, where = _sampled(rng, counts, surely, settings.sampled)
-        logits = heading @ network.items(vectors[shown], word[shown]).T * network.scale - offset
+        items = network.items(vectors[shown], word[shown])
+        logits = torch.addmm(-offset, heading * network.scale, items.T)
         mine, at = where[own[rows]], where[lessons.current[rows]]
-        who, ago = np.nonzero(mine < logits.shape[1])
+        who, ago = np.nonzero(mine < len(items))
         more = network.copy[torch.from_numpy(ago)]
         if len(offset) > 1:  # a session's own items are always shown to it
             more = more + offset[torch.from_numpy(mine[who, ago])]
-        logits = logits.index_put(_places(who, mine[who, ago]), more, accumulate=True)
-        barred = np.flatnonzero(at < logits.shape[1])
-        logits = logits.index_put(_places(barred, at[barred]), torch.full((len(barred),), -1e4))
+        here = np.flatnonzero(at < len(items))
+        places = _places(np.r_[who, here], np.r_[mine[who, ago], at[here]])
+        logits.index_put_(places, torch.cat([more, torch.full((len(here),), BARRED)]), accumulate=True)
         loss = functional.cross_entropy(logits, torch.from_numpy(where[lessons.target[rows]]))
         network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -40,7 +40,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     first: int = 4  # times as many, where training does not start warm
     max_steps: int = 2_000
     cuts: int = 60_000  # new ones in one training, the newest
-    replay: float = 2.0  # old cuts for each new one
+    replay: float = 4.0  # old cuts for each new one
     full_softmax: int = 5_000  # more items than these are sampled
     word_rows: int = 5  # rows that a word must have to get a residual of its own; one without a text needs one
     sampled: int = 2_048  # negatives of a batch, drawn by the root of their counts

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from featurestore import window
 from tests.benchmarks.quality import arms, diginetica
 from trainer import network
 
@@ -66,7 +67,10 @@ def walk(name: str, periods: list[diginetica.Period], asked: argparse.Namespace)
             cases = arms.cases(period, asked.every)
             for part, (ranks, cpu_s) in arm.told(cases).items():  # the blend holds a network
                 told = {"arm": part, "every": asked.every, "seed": asked.seed, "period": period.number}
-                told |= measured(ranks) | {"train_cpu_s": arm.learnt_s, "test_cpu_us": 1e6 * cpu_s / len(cases)}
+                told |= measured(ranks, arms.sessions(cases)) | {
+                    "train_cpu_s": arm.learnt_s,
+                    "test_cpu_us": 1e6 * cpu_s / len(cases),
+                }
                 with asked.out.open("a") as file:
                     file.write(json.dumps(told) + "\n")
         if period is not periods[-1]:
@@ -81,20 +85,26 @@ def progress(name: str, done: int, of: int) -> None:
         sys.stderr.write(f"\r{name:<16} [{bar:<30}] {done} of {of} periods" + "\n" * (done == of))
 
 
-def measured(ranks: arms.Ranks) -> dict[str, float]:
-    """R@20 and MRR@20 in per cent, with repeats as ADER counts, and of different items only."""
+def measured(ranks: arms.Ranks, session: window.Ints) -> dict[str, float]:
+    """R@20 and MRR@20 in per cent, with repeats as ADER counts, and of different items only; a standard error each.
+
+    Sessions are drawn, not cases: the error is that of sums by session.
+    """
     if not (ranks[:, 0] >= 1).all():
         raise ValueError("a rank below one: the arm is broken")
     made: dict[str, float] = {}
-    for name, values in (("", ranks[:, 0]), ("different_", ranks[~np.isnan(ranks[:, 1]), 1])):
-        hit = values <= 20
-        made |= {f"{name}n": len(values), f"{name}r20": 100 * hit.mean()}
-        made[f"{name}mrr20"] = 100 * float((hit / values).mean())
+    for name, asked, values in (("", ranks[:, 0] >= 1, ranks[:, 0]), ("different_", ranks[:, 1] >= 1, ranks[:, 1])):
+        values = values[asked]
+        made[f"{name}n"] = len(values)
+        for figure, worth in (("r20", values <= 20), ("mrr20", (values <= 20) / values)):
+            off = np.bincount(session[asked], worth - worth.mean())
+            made[f"{name}{figure}"] = 100 * float(worth.mean())
+            made[f"{name}{figure}_error"] = 100 * float(np.sqrt((off**2).sum())) / len(values)
     return made
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Averaged over the periods: all, those that settings were chosen on, and the later ones."""
+    """Averaged over the periods, with 95 % intervals: all, those that settings were chosen on, and the later ones."""
     rows = [
         "| arm (cases, seed) | periods | n | R@20 | MRR@20 | different: R@20 | MRR@20 | train CPU s | µs a case |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -109,10 +119,14 @@ def table(lines: list[dict[str, Any]]) -> str:
             if not part:
                 continue
             mean = {k: np.mean([r[k] for r in part]) for k in part[0] if k != "arm"}
+            off = {k: 1.96 * np.sqrt(sum(r[k] ** 2 for r in part)) / len(part) for k in part[0] if k.endswith("_error")}
+            r20, mrr20, other_r20, other_mrr20 = (
+                f"{mean[k]:.2f} ± {off[f'{k}_error']:.2f}" for k in ("r20", "mrr20", "different_r20", "different_mrr20")
+            )
             rows.append(
                 f"| {key[0]} (1 in {key[1]}, seed {key[2]}) | {span} ({len(part)}) | {sum(r['n'] for r in part):,} | "
-                f"{mean['r20']:.2f} | {mean['mrr20']:.2f} | {mean['different_r20']:.2f} | "
-                f"{mean['different_mrr20']:.2f} | {mean['train_cpu_s']:.0f} | {mean['test_cpu_us']:.0f} |"
+                f"{r20} | {mrr20} | {other_r20} | {other_mrr20} | "
+                f"{mean['train_cpu_s']:.0f} | {mean['test_cpu_us']:.0f} |"
             )
     return "\n".join(rows)
 

@@ -48,6 +48,12 @@ def cases(period: Period, every: int = 1) -> list[Case]:
     return made[::every]
 
 
+def sessions(asked: list[Case]) -> window.Ints:
+    """A number of the session of each case."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(case.rows[0].session_id, len(numbers)) for case in asked])
+
+
 class NeighboursArm:
     """`trainer.neighbours` alone."""
 
