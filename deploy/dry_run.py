@@ -1,7 +1,7 @@
 """A worker that only looks: it reads, folds and scores as one would, publishes nothing and commits nothing.
 
-It joins no group, so that the partitions of the workers that run stay theirs, and begins where the lake ends. What a
-worker keeps in files it keeps in a folder that goes with it.
+It joins no group, so that the partitions of the workers that run stay theirs, and begins by their own rule: where the
+lake ends. What a worker keeps in files, or writes where it begins, it keeps in a folder that goes with it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from kafka import KafkaConsumer, TopicPartition
 from deploy import drawing
 from deploy.settings import Settings
 from deploy.worker import Models
-from featurestore import lake, sessions, store
+from featurestore import lake, store
 from featurestore.catalogue import Item
-from featurestore.lake import PartitionKey
 from streams import catalogue, codec, connection, control, ingest, outcomes, score, topics, transport
-from streams.parts import Part
 from trainer import predictor, texts
 
 POLL_MS = 100
@@ -45,6 +43,7 @@ class Looked(msgspec.Struct, kw_only=True):
     stored: int = 0
     duplicates: int = 0
     rejected: int = 0
+    missing: int = 0  # records that nobody holds any more
     nothing: int = 0  # messages that hold no event
     unkeyed: int = 0
     predictions: int = 0
@@ -127,10 +126,11 @@ class Look:
         self.settings, self.outlet, self.titles = settings, Outlet(), dict[str, str]()
         names = settings.topics()
         self.lake = lake.Lake(settings.shared, "dry-run")
+        log_ids = topics.log_ids(settings.kafka, names.events)
+        beside = self.lake.aside(folder / "shared", {f"{name}@{log_ids[name]}" for name in names.events})
         self.taken = ingest.Ingest(
-            store_=store.Store(folder / "store.duckdb"), lake_=self.lake, settings=settings.sessions(),
-            log_ids=topics.log_ids(settings.kafka, names.events), keep_ms=settings["store.keep"],
-            keep=settings["personal.keep"],
+            store_=store.Store(folder / "store.duckdb"), lake_=beside, settings=settings.sessions(), log_ids=log_ids,
+            keep_ms=settings["store.keep"], keep=settings["personal.keep"],
         )  # fmt: skip
         self.taken.forgotten = following.state.forgotten
         vectors = texts.Texts(settings.encoder(), settings.shared, None)
@@ -145,7 +145,7 @@ class Look:
             holdback=settings["holdback"], outcomes_=outcomes.Outcomes(horizon_ms=settings["horizon.next"], share=0.0),
         )  # fmt: skip
         self.consumer = self._connected()
-        self.before = Counter(self._counts())
+        self.before = Counter[str]()
         self.began_s = time.monotonic()
 
     def _connected(self) -> Any:
@@ -154,35 +154,22 @@ class Look:
             "isolation_level": "read_committed", "max_poll_records": RECORDS,
         })  # fmt: skip
         events = self.settings.topics().events
-        parts = [TopicPartition(name, p) for name in events for p in consumer.partitions_for_topic(name) or ()]
-        consumer.assign(parts)
-        first, ends = consumer.beginning_offsets(parts), consumer.end_offsets(parts)
-        for at in parts:
-            part = self.taken.parts[TP(*at)] = self._begun(TP(*at), first[at], ends[at])
-            consumer.seek(at, part.read)
+        consumer.assign([TopicPartition(name, p) for name in events for p in consumer.partitions_for_topic(name) or ()])
         return consumer
 
-    def _begun(self, tp: TP, first: int, end: int) -> Part:
-        """A partition where the lake ends, with its open sessions; the log's start where the lake has none of it."""
-        key = PartitionKey(f"{tp.topic}@{self.taken.log_ids[tp.topic]}", tp.partition)
-        open_, settings = sessions.OpenSessions(), self.taken.settings
-
-        def restore(cover: lake.Cover) -> int:
-            told = cover.progress.get(key)
-            if told is None:
-                return 0
-            passed_ms = sessions.passed_ms(told.watermark_ms, settings)
-            rows = cover.restorable(key, told.watermark_ms - self.taken.keep_ms, passed_ms)
-            progress = store.Progress(cover.end[key], told.watermark_ms, told.stored, told.duplicates, told.rejected)
-            self.taken.store.adopt(key, rows, progress)
-            sessions.restore(open_, self.taken.store.rows(key, passed_ms), told.watermark_ms, settings)
-            return cover.end[key]
-
-        read = self.lake.read(restore, forgotten=self.taken.forgotten, keys={key})
-        return Part(key=key, open=open_, read=max(read, first), flushed=read, end=max(end, read))
+    async def _begin(self) -> None:
+        """Every partition where a worker would go on with it."""
+        parts = self.consumer.assignment()
+        first, ends = self.consumer.beginning_offsets(parts), self.consumer.end_offsets(parts)
+        bounds = {TP(*at): (first[at], ends[at]) for at in parts}
+        for tp, offset in (await self.taken.adopt(set(bounds), bounds)).items():
+            self.consumer.seek(TopicPartition(*tp), offset)
+        self.before = Counter(self._counts())
+        self.began_s = time.monotonic()
 
     async def run(self, for_ms: int | None, stopped: Callable[[], bool], tell: Callable[[Looked], None]) -> None:
         """Poll, fold, score; now and then see whether there is another champion."""
+        await self._begin()
         looked_s = self.began_s
         while not stopped() and (for_ms is None or time.monotonic() - self.began_s < for_ms / 1000):
             with self.taken.busy("fetch"):
@@ -225,7 +212,8 @@ class Look:
         named = {item.item_id for one in sample for item in one.items}
         return Looked(
             seconds=round(time.monotonic() - self.began_s, 1), events=taken.events, **counts, nothing=taken.nothing,
-            unkeyed=taken.unkeyed, predictions=self.outlet.predictions, prediction_bytes=self.outlet.bytes,
+            missing=sum(part.missing for part in taken.parts.values()), unkeyed=taken.unkeyed,
+            predictions=self.outlet.predictions, prediction_bytes=self.outlet.bytes,
             dead_letters=dict(self.outlet.dead), lag=sum(max(0, part.end - part.read) for part in taken.parts.values()),
             version=self.models.current.version, busy_s={k: round(s, 3) for k, s in taken.busy.s.items()},
             latency_ms={"p50": round(recent[49], 1), "p99": round(recent[98], 1)} if recent else None,

@@ -23,8 +23,11 @@ EVERY_S = 60.0
 KIND = 80  # characters of a text that tell its kind
 
 
-def configure(form: str = "text", stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging (from WARNING on) alike; once, where a process begins."""
+def configure(form: str = "text", stream: TextIO | None = None, *, libraries: bool = True) -> None:
+    """Set up structlog and the standard library's logging (from WARNING on) alike; once, where a process begins.
+
+    Without `libraries` what we log alone: a command's own words are its result, on stdout, and its errors.
+    """
     out = sys.stderr if stream is None else stream
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
@@ -39,8 +42,10 @@ def configure(form: str = "text", stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=lambda *_: structlog.PrintLogger(stream or sys.stderr),
     )
+    if not libraries:
+        return
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler = logging.StreamHandler(out)
     handler.addFilter(Seldom())

@@ -155,6 +155,15 @@ class Lake:
                 found.append(PartitionKey(unquote(folder.parent.name[2:]), int(folder.name[2:])))
         return found
 
+    def aside(self, root: Path, topics: Collection[str]) -> Lake:
+        """These topics as they stand now, below another root: what is written there changes nothing here."""
+        other = Lake(root, self.writer)
+        for key in filter(lambda key: key.topic in topics, self.keys()):
+            folder = other._folder(key)
+            for file in self._path(key).glob("[!.]*"):
+                (folder / file.name).symlink_to(file.absolute())
+        return other
+
     def cover(
         self,
         above: Mapping[PartitionKey, int] | None = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 
 from deploy import cli
@@ -29,6 +30,13 @@ def _start(data: Path, guard: real_kafka.Guard | None = None) -> real_kafka.Kafk
         if os.environ.get("NEXTCLICK_REQUIRE_KAFKA") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that is run in a test sets up how it logs: the next test begins without."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

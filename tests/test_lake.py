@@ -201,6 +201,24 @@ def test_expiry_takes_the_oldest_segments_only(tmp_path: Path) -> None:
     assert "are asked for" in store.cover({KEY: 4}).gaps[0]
 
 
+def test_a_lake_aside_has_what_was_there_and_keeps_what_it_writes(tmp_path: Path) -> None:
+    """What only looks may bridge a gap and move the progress for itself; other topics do not come along."""
+    store = Lake(tmp_path / "shared", "w")
+    put(store, 0, 4)
+    put(store, 8, 12)
+    put(store, 0, 4, key=PartitionKey("other@log1", 0))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    beside = store.aside(tmp_path / "own", {KEY.topic})
+    put(beside, 4, 8)
+    put(beside, 12, 20)
+    assert (beside.keys(), beside.cover().end, offsets(beside.cover())) == ([KEY], {KEY: 20}, list(range(0, 20, 2)))
+    progress = beside.progress(KEY)
+    assert progress is not None
+    assert progress.next == 20
+    assert {p: p.read_bytes() for p in (tmp_path / "shared").rglob("*") if p.is_file()} == before
+    assert store.cover({}, keys=[KEY]).end == {KEY: 4}
+
+
 def test_another_log_is_another_partition_space(tmp_path: Path) -> None:
     """The same topic under another log id never mixes with the first; history comes before both."""
     store = Lake(tmp_path, "w")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import typer
 
-from deploy import errors
+from deploy import errors, logs
 from deploy.cli import (
     bench,
     cadence,
@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         except typer.Abort as stopped:
             raise KeyboardInterrupt from stopped
 
+    logs.configure(libraries=False)
     sys.exit(errors.code_of(command))
 
 

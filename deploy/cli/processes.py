@@ -117,7 +117,8 @@ def worker(
     """Read events, predict, keep the lake; as many as there are partitions.
 
     With --dry-run nothing is published, committed or written, no group is joined, and what would have been published is
-    told: where the lake ends it begins, and without --for it goes on until ctrl-C.
+    told: where the lake ends it begins, and without --for it goes on until ctrl-C. It serves no /metrics: --json has
+    the figures.
 
     Example: nextclick worker --kafka localhost:9092 --shared /srv/nextclick
     """
