@@ -5,7 +5,7 @@
 The product's worker and trainer behind a real Kafka; events come as fast as the worker takes them, at most `AHEAD` of
 what it has read. A line every so many events: what the worker's process, its file and the lake hold, and what an event
 cost, beside a loop that always does the same (`loop_ms`: how fast the machine is just then). Bytes in MB. At the end
-all is counted from outside; the program ends with 1 where a count is off.
+all is counted from outside; the program ends with 1 where a count is off. SIGUSR1 makes the end come now.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ class Feed(threading.Thread):
         self.sent, self.read = 0, 0  # `read`: told by who looks at the worker
         self.kinds = [bytearray() for _ in range(PARTITIONS)]
         self.stamps = [array("q") for _ in range(PARTITIONS)]
-        self.hold = threading.Event()  # send nothing while it is set
+        self.hold, self.over = threading.Event(), threading.Event()  # send nothing while; send no more
         self.failed: Exception | None = None
 
     def run(self) -> None:
@@ -72,6 +73,8 @@ class Feed(threading.Thread):
                 if self.sent % TOGETHER == 0:
                     while self.hold.is_set() or self.sent - self.read > AHEAD:
                         await asyncio.sleep(0.02)
+                    if self.over.is_set():
+                        break
                 partition = int(key[2:]) % PARTITIONS
                 await producer.send(self.topic, value, key=key, partition=partition)
                 self.kinds[partition].append(kind)
@@ -93,24 +96,26 @@ class Soak:
         self.site = Site(address, folder, encoder=asked.encoder, **said)
         self.feed = Feed(address, self.site.events, asked.events)
         self.began_s, self.cpu_s, self.read, self.predicted = time.monotonic(), 0.0, 0, 0
+        self.places: dict[str, int] = {}  # how far each partition was read
 
     def run(self) -> list[dict[str, float]]:
         """Feed it, look at it, end it cleanly; after the first line of the series a version is waited for."""
-        site, asked, series = self.site, self.asked, list[dict[str, float]]()
+        site, series = self.site, list[dict[str, float]]()
         site.said.pop("bots.pace")  # the default: its people act as people do
         site.start()
         trainer = self._trainer()
         print(row(COLUMNS), flush=True)
         self.began_s, self.cpu_s = time.monotonic(), self._cpu_s()
+        signal.signal(signal.SIGUSR1, lambda *_: self.feed.over.set())
         self.feed.start()
         try:
-            while self.read < asked.events:
-                self.look(site.until(self._news, 120), series)
+            while self.read < self.goal:
+                self.look(site.until(self._news, 300), series)
                 if len(series) == 1 and not site.beat["swaps"]:
                     self.feed.hold.set()
                     site.until(lambda beat: beat["swaps"], 900)
                     self.feed.hold.clear()
-            site.until(lambda beat: beat["lag"] == 0 and site.counts()["next"] >= asked.events)
+            site.until(lambda beat: beat["lag"] == 0 and site.counts()["next"] >= self.goal)
         finally:
             trainer.terminate()
             trainer.wait(60)
@@ -119,11 +124,12 @@ class Soak:
 
     def look(self, beat: dict[str, Any], series: list[dict[str, float]]) -> None:
         """Let the feed know how far the worker is; a line where another `every` events were read."""
-        read, every = sum(beat["partitions"].values()), self.asked.every
         if self.feed.failed is not None:
             raise self.feed.failed
+        self.places |= beat["partitions"]
+        read, every = sum(self.places.values()), self.asked.every
         self.feed.read = read
-        if read // every > self.read // every or read >= self.asked.events:
+        if read // every > self.read // every or self.read < self.goal <= read:
             series.append(self.held(beat))
             print(row(series[-1].values()), flush=True)
 
@@ -133,7 +139,12 @@ class Soak:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
     def _news(self, beat: dict[str, Any]) -> bool:
-        return sum(beat["partitions"].values()) > self.feed.read
+        return sum((self.places | beat["partitions"]).values()) > self.feed.read or self.feed.read >= self.goal
+
+    @property
+    def goal(self) -> int:
+        """How many events are sent in all."""
+        return self.asked.events if self.feed.is_alive() or not self.feed.over.is_set() else self.feed.sent
 
     def _cpu_s(self) -> float:
         assert self.site.process is not None
