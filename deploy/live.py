@@ -83,7 +83,7 @@ def seen(
         partitions=watch.partitions, champion=state.champion, swaps=watch.total("swaps"),
         next=told_next(state, cadence_ms, now_ms), verdicts=state.verdicts[-VERDICTS:],
         live=quality.merged(watch.beats.values()), latest=latest,
-        titles={item: watch.titles[item] for item in named if item in watch.titles},
+        titles={item: title for item in named if (title := watch.title(item))},
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from deploy import titles
 from deploy.settings import Settings
 from streams import codec
 
@@ -29,6 +30,7 @@ class Watch:
         self.read = 0
         self.latest: deque[codec.Prediction] = deque(maxlen=LATEST)
         self.titles: dict[str, str] = {}
+        self.elsewhere = titles.of(settings.shared)  # history, the catalogue, what came before the start
         self.latency_ms: dict[str, float] | None = None
         self.failed: Exception | None = None
         self.partitions = 0  # of the event topics
@@ -111,6 +113,10 @@ class Watch:
                 if len(self.titles) > TITLES:
                     self.titles.clear()
                 self.titles[event["item_id"]] = event["title"]
+
+    def title(self, item_id: str) -> str | None:
+        """What an item is called: as an event told since the start, else as the shared folder knows it."""
+        return self.titles.get(item_id) or self.elsewhere(item_id)
 
     def total(self, name: str) -> int:
         """A count over all workers' newest beats."""

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from deploy import broker, drawing
-from deploy.cli import watch
 from streams import client, codec, topics
 from tests.test_cli import run
 from tests.test_client import prediction
@@ -30,17 +29,6 @@ def test_a_prediction_fits_into_80_columns() -> None:
     assert lines[0].endswith("nothing more 20% · buys 6% · v1")
     assert lines[1] == "  █████       50%  Kestrel shoes"
     assert lines[3] == "  ██████▍     64%  in Sports > Shoes"
-
-
-def test_titles_are_looked_up_again_only_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An item new to the lake is asked for once in ten seconds, not with each prediction."""
-    reads: list[Path] = []
-    monkeypatch.setattr(watch, "_read", lambda shared: reads.append(shared) or {"i1": "One"})
-    clock = [0.0]
-    titles = watch.titles_of(tmp_path, lambda: clock[0])
-    assert (titles("i1"), titles("i2"), titles("i3"), len(reads)) == ("One", None, None, 1)
-    clock[0] = 11.0
-    assert (titles("i2"), len(reads)) == (None, 2)
 
 
 def test_lines_of_a_pipe_are_checked_and_sent(
