@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from featurestore import bots, cover, lake, segments, sessions, store, views, window
 from featurestore.events import COLUMNS, Event, EventType, Origin, Row
-from streams import outcomes
+from streams import codec, outcomes
 from tests.test_outcomes import said
 from trainer.memory import Memory
 
@@ -64,6 +65,43 @@ def test_length_and_agent() -> None:
     agent = '{"context": {"x": 1}, "userAgent": "Mozilla/5.0 (compatible; Googlebot/2.1)"}'
     assert flags([event(0, 0, properties=agent), event(1, 9_000)]) == ["agent"] * 2
     assert flags([event(0, 0, properties='{"note": "a robot, curl/8", "user_agent": "Mozilla/5.0"}')]) == [None]
+
+
+BOT, BROWSER = "Mozilla/5.0 (compatible; Googlebot/2.1)", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"
+
+
+def segment(n: int, **more: Any) -> Event:
+    """A track call of Segment as a worker reads it."""
+    call = {"type": "track", "event": "Product Viewed", "messageId": f"m{n}", "userId": "u", "properties":
+            {"product_id": f"p{n}", "name": "Lamp"}, "timestamp": f"2001-09-09T01:46:{n:02}Z"}  # fmt: skip
+    (made,) = codec.decode(json.dumps(call | more).encode(), key=b"u", record_ms=10**12)
+    assert isinstance(made, Event), made
+    return made
+
+
+@pytest.mark.parametrize(
+    ("more", "bot"),
+    [
+        ({"context": {"userAgent": BOT}}, "agent"),
+        ({"context": {"userAgent": "python-requests/2.32 " + "x" * 100_000}}, "agent"),
+        ({"context_user_agent": BOT}, "agent"),
+        ({"context": {"userAgent": BROWSER}}, None),
+        ({"context": {"userAgent": BROWSER, "page": {"title": "Googlebot"}}}, None),
+        ({"context": {"userAgent": {"brand": "HeadlessChrome"}}}, None),
+        ({"context": {"userAgent": 7}}, None),
+        ({"context": "HeadlessChrome"}, None),
+        ({"context": {"userAgent": None}}, None),
+        ({}, None),
+    ],
+)
+def test_the_user_agent_of_a_segment_call_names_a_program_or_is_dropped(more: dict[str, Any], bot: str | None) -> None:
+    """`context.userAgent`, or a warehouse's column of it: a program's is kept short, a person's is personal."""
+    made = segment(0, **more)
+    assert flags([made, segment(1)]) == [bot, bot]  # who is one stays one, whatever the next call says
+    said = json.loads(made.properties or "{}")
+    assert ("user_agent" in said) == (bot is not None)
+    assert len(made.properties or "") < 1_000
+    assert BROWSER not in (made.properties or "")
 
 
 def test_each_part_can_be_turned_off() -> None:
