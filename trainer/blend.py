@@ -118,11 +118,16 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
 
 def by_category(shelves: Ints, each: Floats, none: float) -> tuple[Ints, Floats]:
     """Categories, and that the next item is of them; one that is no candidate is taken to be of a kind with those."""
-    known, shares = _sums(shelves, np.asarray(each, np.float64))
-    if len(shares):
-        shares *= (1 - none) / shares.sum()
-    told = known >= 0
-    return known[told], shares[told]
+    return _shares(shelves, np.asarray(each, np.float64), 1 - none)  # type: ignore[no-any-return]
+
+
+def largest(values: Floats, n: int) -> NDArray[np.int64]:
+    """Where the n largest stand, the largest first, of equal ones the first.
+
+    >>> largest(np.array([0.1, 0.4, 0.2, 0.4]), 3).tolist()
+    [1, 3, 2]
+    """
+    return _largest(values, min(n, len(values)))  # type: ignore[no-any-return]
 
 
 def surprise(arm: Blend, case: Case) -> float:
@@ -205,8 +210,23 @@ def _sweep(x, s, first, target, item, none, other):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True)
-def _sums(keys, values):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The distinct keys in order, and the sum of each one's values."""
+def _largest(values, n):  # type: ignore[no-untyped-def] # pragma: no cover
+    best, m = np.empty(n, np.int64), 0
+    for i in range(len(values)):
+        if m == n and (n == 0 or values[i] <= values[best[n - 1]]):
+            continue
+        j = min(m, n - 1)
+        while j and values[best[j - 1]] < values[i]:
+            best[j] = best[j - 1]
+            j -= 1
+        best[j] = i
+        m = min(m + 1, n)
+    return best
+
+
+@numba.njit(cache=True)
+def _shares(keys, values, whole):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The distinct keys from 0 on in order, and each one's share of a whole that all values are."""
     order = np.argsort(keys, kind="mergesort")
     known, sums, n = np.empty(len(keys), np.int32), np.zeros(len(keys)), -1
     for i in order:
@@ -214,7 +234,11 @@ def _sums(keys, values):  # type: ignore[no-untyped-def] # pragma: no cover
             n += 1
             known[n] = keys[i]
         sums[n] += values[i]
-    return known[: n + 1], sums[: n + 1]
+    first = 1 if n >= 0 and known[0] < 0 else 0
+    total = sums.sum()
+    if total > 0:
+        sums *= whole / total
+    return known[first : n + 1], sums[first : n + 1]
 
 
 def _flat(arm: Blend) -> Floats:

@@ -30,6 +30,7 @@ ITEM_WORTH = 16  # a query is kept as an item is that was said a sixteenth as of
 RECENT = 20  # rows of a session that evidence is sought for
 QUERY = 10  # distinct words of them
 SEARCH = "q:"  # before the words of a search
+ALONE = np.array([1.0, 0.3, 0.15, 0.0, 1.0, 0.0])  # what each kind of evidence weighs before a version is trained
 EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours", "after_last")
 FADING = 0.6 ** np.arange(4, dtype=np.float32)  # what comes after several is counted after each, less and less
 NONE = np.zeros(0, np.int32)
@@ -295,7 +296,7 @@ class Memory:
     def score(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
         """One unnormalised score a candidate: what answers before the first version is trained."""
         found, seen = self.evidence(rows, at_ms, also)
-        return found, seen @ np.array([1.0, 0.3, 0.15, 0.0, 1.0, 0.0]) + 1e-4
+        return found, seen @ ALONE + 1e-4
 
     def top(self, at_ms: int) -> Ints:
         """The most popular items just now; sorted anew once an hour of event time."""

@@ -91,12 +91,11 @@ class Neighbours:
             self._anchor = np.full(len(self.length), -1, np.int32)
         if len(self._tally) < len(self.count):
             self._tally = np.zeros(len(self.count), np.float32)
-        found, votes = _votes(
-            query[query < len(self.count)], mine, self.next, at_ms, self._rings.start, self._rings.columns[0],
+        return _votes(  # type: ignore[no-any-return]
+            query, mine, self.next, at_ms, self._rings.start, self._rings.columns[0],
             self.count, item, self._tokens.start, self._tokens.columns[0], self.length, self.newest_ms, self._alike,
             self._anchor, self._tally,
         )  # fmt: skip
-        return found, votes / max(float(votes.sum()), 1e-12)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All of it as arrays, for a version; `of` reads it back."""
@@ -176,6 +175,8 @@ def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
     n = 0
     for r in range(len(query)):
         word = query[r]
+        if word >= len(count):
+            continue
         weight = 0.7**r * np.log(1.0 + nxt / max(1, count[word]))
         for k in range(r_start[word], r_start[word] + min(count[word], RING)):
             serial = ring[k]
@@ -211,8 +212,10 @@ def _votes(  # type: ignore[no-untyped-def] # pragma: no cover
     for i in range(m):
         votes[found[i]] *= np.sqrt(np.log(1.0 + nxt / max(1, count[found[i]])))
     for r in range(len(query)):
-        votes[query[r]] *= 2.0
+        if query[r] < len(count):
+            votes[query[r]] *= 2.0
     told = votes[found[:m]]
+    told /= max(told.sum(), np.float32(1e-12))
     votes[found[:m]] = 0.0
     alike[near[:n]] = 0.0
     anchor[near[:n]] = -1

@@ -209,7 +209,7 @@ class Predictor:
 
     def _named(self, words: Ints, each: Any, n: int, worth: Any = None) -> list[tuple[str, float]]:
         """The n largest, or the n of most worth, with the names of their words, the first one first."""
-        best, names = _ranked(each if worth is None else worth, n), self.memory.names
+        best, names = blend.largest(each if worth is None else np.asarray(worth, np.float64), n), self.memory.names
         return list(zip([names[word] for word in words[best].tolist()], each[best].tolist(), strict=True))
 
     def save(self, directory: Path) -> None:
@@ -264,7 +264,3 @@ def item_text(name: str, known: memory.Known | Item) -> str:
 
 def _largest(values: Any, n: int) -> Any:
     return np.argpartition(values, -n)[-n:] if len(values) > n else np.arange(len(values))
-
-
-def _ranked(values: Any, n: int) -> Any:
-    return np.argsort(-values, kind="stable")[:n]
