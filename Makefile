@@ -21,7 +21,8 @@ demo: $(READY) ## a simulated shop, live predictions, a model trained while you 
 	$(BIN)/nextclick up --demo
 
 test: $(READY) ## all tests; says what it skipped and why
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not kafka"
+	$(BIN)/python -m pytest -m kafka
 
 check: $(READY) ## formatting, lint, types, import layers
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ CI reads 4,000 of them; `NEXTCLICK_MUTATIONS=100000 python -m pytest tests/test_
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -70,7 +71,7 @@ def junk(rng: random.Random, value: bytes) -> bytes:
         elif act == 3:
             box[key] = {str(key): box[key]}
         else:
-            box[key] = rng.choice(JUNK)
+            box[key] = copy.deepcopy(rng.choice(JUNK))  # what lies in there may be mutated next
     return json.dumps(made, ensure_ascii=rng.random() < 0.5).encode(errors="surrogatepass")
 
 
