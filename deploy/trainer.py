@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainer import cadence, encoders, extras, registry, staleness
 log = structlog.get_logger()
 
 TICK_S = 1.0
+TIDY_S = 60.0
 COMPACT_AFTER_MS = 600_000
 SPANS = 8  # merged segments in `lake.keep`, at least: rows stay an eighth of it longer
 NEEDS = {  # a setting that is not off: the module that it needs, and the extra that brings it
@@ -155,12 +157,22 @@ class Trainer:
 
     def erase(self) -> None:
         """Take the forgotten out of the lake's files; a retrain that runs meanwhile does not hold it up."""
+        self._keep(lambda now_ms: self.lake.keep_forgotten(self.following.state.forgotten, now_ms))
+
+    def tidy(self) -> None:
+        """Merge the lake's old segments and let old ones go, however seldom anything is trained."""
+        keep_ms = self.settings["lake.keep"]
+        self._keep(lambda now_ms: self.lake.compact(COMPACT_AFTER_MS, now_ms, keep_ms // SPANS))
+        self._keep(lambda _: self.lake.expire(keep_ms))
+
+    def _keep(self, work: Callable[[int], int]) -> None:
+        """What only who leads does to the lake's files, one at a time."""
         if not self.leading.is_set() or not self.files.acquire(blocking=False):
             return
         try:
-            self.lake.keep_forgotten(self.following.state.forgotten, int(time.time() * 1000))
+            work(int(time.time() * 1000))
         except Exception:
-            log.exception("Stopping: the forgotten could not be taken out of the lake.")
+            log.exception("Stopping: the lake could not be kept.")
             os._exit(3)
         finally:
             self.files.release()
@@ -237,11 +249,8 @@ class Trainer:
         return where.run(job, self.leading)
 
     def upkeep(self, settings: dials.Settings) -> None:
-        """Merge old segments; let old ones, old versions and what belonged to them go."""
+        """Let old versions and what belonged to them go."""
         now_ms = int(time.time() * 1000)
-        with self.files:
-            self.lake.compact(COMPACT_AFTER_MS, now_ms, settings["lake.keep"] // SPANS)
-            self.lake.expire(settings["lake.keep"])
         state = self.following.state
         kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
         kept |= staleness.ladder(staleness.versions(self.registry), now_ms)
@@ -296,8 +305,8 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     scheduler = BackgroundScheduler(timezone="UTC")
-    for job in (trainer.tick, trainer.erase):
-        scheduler.add_job(job, "interval", seconds=TICK_S, max_instances=2, coalesce=True, misfire_grace_time=None)
+    for job, seconds in ((trainer.tick, TICK_S), (trainer.erase, TICK_S), (trainer.tidy, TIDY_S)):
+        scheduler.add_job(job, "interval", seconds=seconds, max_instances=2, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
         names.control, **settings.kafka.for_kafka_python(), group_id=f"nextclick-trainer-{names.control}",
         session_timeout_ms=6_000, heartbeat_interval_ms=1_500, auto_offset_reset="latest", enable_auto_commit=False,

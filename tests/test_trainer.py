@@ -15,6 +15,8 @@ import pytest
 from deploy import history, retraining, trainer
 from deploy.demo import shop
 from deploy.settings import Settings
+from featurestore.events import Event, Origin, Row
+from featurestore.lake import PartitionKey
 from streams import control
 from trainer import registry, retrain
 
@@ -245,6 +247,21 @@ def test_the_forgotten_leave_the_lake_while_a_retrain_runs(log: Log, tmp_path: P
     leader._in_a_process = train  # type: ignore[method-assign]
     leader.tick()
     assert log.entries[-1].kind == "retrain.judged"
+
+
+def test_what_is_old_leaves_the_lake_though_nothing_is_trained(log: Log, tmp_path: Path) -> None:
+    """Who leads keeps the lake by the clock; who stands by does not."""
+    leader = Trainer(tmp_path, log, **{"lake.keep": "1m"})
+    key = PartitionKey("t@log", 0)
+    for n in range(3):
+        event = Event(event_id=f"e{n}", type="view", user_id="u", ts_ms=1_000_000 * (n + 1), item_id="i")
+        leader.lake.write_rows(key, n, [Row(event, Origin("t@log", 0, n, 0, 0), "s")])
+    leader.leading.clear()
+    leader.tidy()
+    assert len(leader.lake.cover().rows()) == 3
+    leader.leading.set()
+    leader.tidy()
+    assert [row.event.event_id for row in leader.lake.cover().rows()] == ["e2"]
 
 
 def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_path: Path) -> None:
