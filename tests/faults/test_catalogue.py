@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ from one_worker import ROOT, Site, event
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 SHOES = "Sports > Shoes"
-
-
-@pytest.fixture
-def site(kafka: str, tmp_path: Path) -> Iterator[Site]:
-    """A worker with topics of its own."""
-    made = Site(kafka, tmp_path)
-    yield made
-    made.close()
 
 
 def nextclick(site: Site, *arguments: str) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import aiokafka
 import kafka as client
@@ -14,14 +12,6 @@ import pytest
 from one_worker import PARTITIONS, Site, event
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def site(kafka: str, tmp_path: Path) -> Iterator[Site]:
-    """On the Kafka that all tests share."""
-    made = Site(kafka, tmp_path)
-    yield made
-    made.close()
 
 
 async def transactions(address: str, topic: str, *parts: tuple[range, bool]) -> None:

@@ -50,14 +50,6 @@ def test_damaged_batch_stops_the_worker_and_is_counted_once_it_is_passed(own_kaf
         site.close()
 
 
-@pytest.fixture
-def site(kafka: str, tmp_path: Path) -> Iterator[Site]:
-    """On the Kafka that all tests share."""
-    made = Site(kafka, tmp_path)
-    yield made
-    made.close()
-
-
 def test_mutated_messages_are_all_accounted_for(site: Site) -> None:
     """Stored + duplicates + rejected = events in the messages; each dead letter is a message, byte for byte."""
     sent, largest = asyncio.run(send(site, messages(SEED, MESSAGES, int(time.time() * 1000))))
