@@ -12,7 +12,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,8 @@ class Shop:
             self.worker.wait()
 
 
-def judged(beat: dict[str, Any]) -> int:
-    """Events that a worker has judged."""
+def judged(beat: Mapping[str, Any]) -> int:
+    """Events that a worker has judged, as its beat or the lake tells."""
     return sum(int(beat.get(n, 0)) for n in ("stored", "duplicates", "rejected"))
 
 
@@ -363,16 +364,9 @@ def cpu_s(shop: Shop) -> float:
 
 
 def rested_s(shop: Shop) -> float:
-    """What it has used once the lake has what came before and nothing is left to do, flushes included."""
-    used = [cpu_s(shop)]
-
-    def resting() -> bool:
-        time.sleep(6)  # longer than a flush is apart from the next
-        used.append(cpu_s(shop))
-        return used[-1] - used[-2] < 0.3
-
-    wait_for(resting, 90, lambda: f"{used}: {shop.said()}")
-    return used[-1]
+    """What it has used once the lake has what came before: the flush included."""
+    wait_for(lambda: judged(shop.progress()) >= shop.total, 90, shop.said)
+    return cpu_s(shop)
 
 
 def test_every_event_is_stored_a_duplicate_or_rejected(seen: Seen) -> None:
@@ -563,15 +557,27 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", MISTAKES)
-def test_mistake_at_the_command_line(kafka: str, desk: Path, case: str) -> None:
-    """One line on stderr that says what to do, a code that is not 0, no traceback."""
-    arguments, said = MISTAKES[case]
+@pytest.fixture(scope="module")
+def typed_wrong(kafka: str, desk: Path) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """All of them, a few at a time: most wait for an answer that does not come."""
     places = {"FREE": f"127.0.0.1:{free_port()}", "KAFKA": kafka}
-    done = subprocess.run(
-        nextclick(*(places.get(a, a) for a in arguments)), cwd=desk, capture_output=True, text=True, timeout=60,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+
+    def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            nextclick(*(places.get(a, a) for a in arguments)), cwd=desk, capture_output=True, text=True, timeout=60,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(4) as pool:
+        yield {case: pool.submit(run, arguments) for case, (arguments, _) in MISTAKES.items()}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_at_the_command_line(
+    typed_wrong: dict[str, Future[subprocess.CompletedProcess[str]]], case: str
+) -> None:
+    """One line on stderr that says what to do, a code that is not 0, no traceback."""
+    done, (_, said) = typed_wrong[case].result(), MISTAKES[case]
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stdout + done.stderr
     assert said in done.stderr
 

@@ -98,13 +98,13 @@ class Arena:
             admin.close()
         return len(told["members"]) if told["group_state"] == "Stable" else 0
 
-    def wait(self, done: Callable[[], object], seconds: float) -> None:
-        """Wait for a condition; fail with what it looked like at the end."""
+    def wait(self, done: Callable[[], object], seconds: float, every_s: float = 0.1) -> None:
+        """Wait for a condition; fail with what it looked like at the end. Who is looked at gets the processor."""
         end = time.monotonic() + seconds
         while not done():
             logs = "\n".join(p.read_text(errors="replace")[-1500:] for p in sorted(self.folder.glob("*.log")))
             assert time.monotonic() < end, f"{[(e.kind, e.by) for e in self.entries.values()]}\n{logs}"
-            time.sleep(0.002)
+            time.sleep(every_s)
 
     def close(self) -> None:
         """End everything, whatever state it is in."""
@@ -139,7 +139,7 @@ def test_the_other_takes_over_where_the_leader_is_killed(arena: Arena, moment: C
     """Killed while it trains or writes, A leaves no champion behind and no process; B leads and publishes."""
     arena.start("A", "Leading.")
     arena.start("B", "Standing by.")
-    arena.wait(lambda: moment(arena), 120)
+    arena.wait(lambda: moment(arena), 120, every_s=0.002)
     child = arena.child("A")
     arena.trainers["A"].send_signal(signal.SIGKILL)
     arena.trainers["A"].wait()

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiokafka
@@ -14,14 +13,6 @@ import pytest
 from one_worker import Site, event
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def site(kafka: str, tmp_path: Path) -> Iterator[Site]:
-    """On the Kafka that all tests share."""
-    made = Site(kafka, tmp_path)
-    yield made
-    made.close()
 
 
 def names(*ranges: range) -> list[str]:
@@ -147,20 +138,14 @@ def test_retention_ahead_of_us(site: Site) -> None:
     assert code == 0, told
 
 
-def lose_the_second_of_three(site: Site) -> None:
-    """Three runs leave a segment of ten events each; the middle one and the store file go."""
-    for first in range(0, 30, 10):
+def test_gap_in_the_cover_is_filled_from_kafka_or_passed_over(site: Site) -> None:
+    """A segment and the store file are lost: it is named and read again; where Kafka has it no more it is counted."""
+    for first in range(0, 30, 10):  # three runs leave a segment of ten events each
         site.send(*map(event, range(first, first + 10)))
         site.start()
         site.settled(stored=first + 10)
         assert site.stop() == 0
-    next((site.folder / "shared").glob("events/*/p=0/10-19.parquet")).unlink()
-    (site.folder / "store" / "w.duckdb").unlink()
-
-
-def test_gap_in_the_cover_is_filled_from_kafka(site: Site) -> None:
-    """A segment and the store file are lost: it is named, read again, and nothing is twice or missing."""
-    lose_the_second_of_three(site)
+    lose(site, "10-19")
     code, told = site.check()
     assert code == 1
     assert "the cover ends at offset 10, the next segment begins at 20" in told
@@ -172,10 +157,7 @@ def test_gap_in_the_cover_is_filled_from_kafka(site: Site) -> None:
     code, told = site.check()
     assert code == 0, told
 
-
-def test_gap_that_kafka_cannot_fill_is_passed_over(site: Site) -> None:
-    """What lay in it is counted; what lies behind it stays."""
-    lose_the_second_of_three(site)
+    lose(site, "10-29")  # what was read again, past what lay behind the gap
     site.delete_below(25)
     site.send(*map(event, range(30, 35)))
     site.start()
@@ -183,6 +165,12 @@ def test_gap_that_kafka_cannot_fill_is_passed_over(site: Site) -> None:
     assert "Kafka no longer holds what lay in it" in site.told()
     assert site.stop() == 0
     assert site.ids() == names(range(10), range(20, 35))
+
+
+def lose(site: Site, segment: str) -> None:
+    """A segment and the store file go."""
+    next(site.shared.glob(f"events/*/p=0/{segment}.parquet")).unlink()
+    (site.folder / "store" / "w.duckdb").unlink()
 
 
 def test_partition_added_while_running(site: Site) -> None:
