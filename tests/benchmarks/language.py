@@ -32,7 +32,7 @@ from trainer.predictor import Interest, Predictor
 KEY = backtest.KEY
 DAY = 86_400_000
 TESTED = 500
-REPLAYS = (2.0, 0.0)  # old cuts for each new one
+REPLAYS = (4.0, 0.0)  # old cuts for each new one
 
 
 def main(what: str, file: Path, events: int) -> None:
@@ -67,7 +67,7 @@ class Shop:
         self.cpu = 0.0
 
     def train(self, rows: list[Row], settings: network.NetworkSettings) -> None:
-        """Write rows and make a version of all that is there; it takes the champion's place ungated."""
+        """Write rows and make a version of all that is there; it takes the champion's place where it passes."""
         self.lake.write_rows(KEY, rows[0].origin.offset, rows)
         policy = msgspec.structs.replace(self.policy, since=self.since)
         begun = time.process_time()
@@ -84,6 +84,8 @@ class Shop:
         if verdict.version is not None:
             self.champion = self.out.path(verdict.version)
             self.since = {KEY: next(iter(verdict.data_offsets.values()))}
+        else:
+            print(f"kept out, judged by {verdict.n} cuts: {verdict.reason}", file=sys.stderr, flush=True)
 
     def model(self) -> Predictor:
         """The champion."""
