@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
@@ -65,9 +66,25 @@ def opened(source: Source) -> tuple[Iterator[replay.Line], float | None]:
     """Its lines and the speed to send them at."""
     if source.replay is not None:
         return replay.opened(source.replay), source.speed
-    made = shop.Shop(seed=source.seed, users=source.users, rate=source.rate, start_ms=int(time.time() * 1000),
-                     scenario=scenarios.SCENARIOS[source.scenario])  # fmt: skip
+    made = _shop(source, int(time.time() * 1000))
     return (replay.Line(m.key.encode(), m.value, m.at_ms, m.events) for m in made.messages()), 1.0
+
+
+def write_file(source: Source, file: Path, duration_ms: int) -> int:
+    """So much of the shop's time, the newest now, one message a line; how many events."""
+    end_ms, count = int(time.time() * 1000), 0
+    with gzip.open(file, "wb") if file.suffix == ".gz" else file.open("wb") as out:
+        for message in _shop(source, end_ms - duration_ms).messages():
+            if message.at_ms >= end_ms:
+                return count
+            out.write(message.value + b"\n")
+            count += message.events
+    return count
+
+
+def _shop(source: Source, start_ms: int) -> shop.Shop:
+    return shop.Shop(seed=source.seed, users=source.users, rate=source.rate, start_ms=start_ms,
+                     scenario=scenarios.SCENARIOS[source.scenario])  # fmt: skip
 
 
 def write_history(settings: Settings, source: Source, end_ms: int) -> int:

@@ -42,6 +42,8 @@ def test_config_show_names_sources(capsys: pytest.CaptureFixture[str], monkeypat
         (["up", "--simulate", "--speed", "fast"], "--speed 'fast' cannot be used"),
         (["up", "--kafka", "nohost"], "kafka = 'nohost' (from option) cannot be used: write HOST:PORT"),
         (["replay", "/nowhere"], "/nowhere cannot be read"),
+        (["simulate", "--out", "shop.jsonl"], "--out needs --for"),
+        (["simulate", "--scenario", "calm"], "--scenario 'calm' is not known"),
         (["cadence", "set", "session.gap=3m"], "cannot change while it runs"),
         (["models", "show", "v1"], "there is no version v1"),
         (["config", "show", "--config", "/nowhere.toml"], "check --config"),
@@ -121,3 +123,17 @@ def test_the_line_of_up_says_what_the_trainer_does() -> None:
     assert told_next(paused, 60_000, 9_000) == "retrains paused for 21 s by ann"
     judged = control.ControlState(verdicts=({"at_ms": 20_000, "wall_ms": 10_000},))
     assert told_next(judged, 60_000, 40_000) == "next retrain in 30 s"
+
+
+@pytest.mark.parametrize("name", ["shop.jsonl", "shop.jsonl.gz"])
+def test_a_simulated_file_is_one_that_check_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    """So much of a shop's time as a file: what it says was written is what is found in it."""
+    file = tmp_path / name
+    told = run(capsys, "simulate", "--rate", "200", "--for", "20s", "--out", str(file), "--json")
+    found = run(capsys, "check", str(file), "--json")
+    lines = [json.loads(line) for line in found[1].splitlines()]
+    count = sum(len(line.get("events", [])) + len(line.get("dead_letter", [])) for line in lines)
+    assert told[0] == 0
+    assert json.loads(told[1])["events"] == count > 3_000

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
+from deploy import settings as dials
 from deploy.cli import check, options, processes
+from deploy.demo.scenarios import SCENARIOS
 
 Target = Literal["item", "category", "purchase"]
 
@@ -49,7 +51,10 @@ def simulate(
     users: Annotated[int, typer.Option("--users", min=1, help="People.")] = 2_000,
     for_: Annotated[str | None, typer.Option("--for", help="How long; default: until ctrl-C.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="What the simulation hangs on.")] = 7,
+    scenario: Annotated[str, typer.Option("--scenario", help=" | ".join(SCENARIOS))] = "usual",
     history: Annotated[str | None, typer.Option("--history", help="Time before the start, into the lake.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a file for `backtest` and `replay` (.jsonl or "
+                                             ".jsonl.gz) and send nothing; needs --for.")] = None,
     kafka: options.Kafka = None, shared: options.Shared = None, config: options.Config = None,
     assigned: options.Set = None, json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -62,9 +67,15 @@ def simulate(
 
     settings = options.settings_of(kafka, shared, None, config, assigned)
     for_ms = options.milliseconds(for_, "--for")
-    shop = feeding.Source(
-        simulate=True, rate=rate, users=users, seed=seed, history_ms=options.milliseconds(history, "--history") or 0
-    )
+    processes.check_scenario(scenario)
+    shop = feeding.Source(simulate=True, rate=rate, users=users, seed=seed, scenario=scenario,
+                          history_ms=options.milliseconds(history, "--history") or 0)  # fmt: skip
+    if out is not None:
+        if for_ms is None:
+            raise dials.SettingsError("--out needs --for: how much of the shop's time the file is to hold")
+        count = feeding.write_file(shop, out, for_ms)
+        options.show({"file": str(out), "events": count}, json, f"{count:,} events in {out}")
+        return
     topic = settings["topics.events"][0]
     producer = playing.producer(settings.kafka, topic)
     past = feeding.write_history(settings, shop, int(time.time() * 1000)) if shop.history_ms else 0

@@ -48,9 +48,7 @@ def up(
         for_ = for_ or (None if sys.stdout.isatty() else "3m")
     if replay is not None and simulate:
         raise dials.SettingsError("--replay and --simulate are two inputs: choose one")
-    if scenario not in SCENARIOS:
-        known = "; ".join(f"{name}: {one.help}" for name, one in SCENARIOS.items())
-        raise dials.SettingsError(f"--scenario {scenario!r} is not known: write one of {known}")
+    check_scenario(scenario)
     rapid = speed_of(speed)
     if replay is not None and not replay.is_file():
         raise dials.SettingsError(f"--replay {replay} is no file: give a .jsonl or .jsonl.gz file of one event a line")
@@ -72,6 +70,13 @@ def up(
     result = running.run(settings, plan, embedded=embedded)
     if json:
         options.show(result, True, "")
+
+
+def check_scenario(name: str) -> None:
+    """A scenario that is not known is answered by those that are."""
+    if name not in SCENARIOS:
+        known = "; ".join(f"{known}: {one.help}" for known, one in SCENARIOS.items())
+        raise dials.SettingsError(f"--scenario {name!r} is not known: write one of {known}")
 
 
 def speed_of(text: str) -> float | None:
