@@ -134,7 +134,9 @@ class Look:
         )  # fmt: skip
         self.taken.forgotten = following.state.forgotten
         vectors = texts.Texts(settings.encoder(), settings.shared, None)
-        self.models = Models(shared=settings.shared, texts_=vectors, lake_=self.lake, log_=following)
+        self.models = Models(
+            shared=settings.shared, texts_=vectors, lake_=self.lake, log_=following, horizon_ms=settings["horizon.next"]
+        )  # fmt: skip
         self.models.catalogue = lambda: known
         predictor.Predictor.rehearse(vectors)
         vectors.load()

@@ -25,7 +25,7 @@ from featurestore.catalogue import Item
 from featurestore.events import Row, Session
 from streams import app, beats, catalogue, control, ingest, outcomes, score, topics
 from streams.parts import Part
-from trainer import encoders, predictor, registry, texts
+from trainer import encoders, endings, predictor, registry, texts
 
 log = structlog.get_logger()
 
@@ -36,9 +36,12 @@ UNUSABLE = (registry.CorruptVersion, registry.UnknownVersion, OSError, ValueErro
 class Models:
     """What this worker predicts with: follows the champion, the other partitions' rows and the forgotten."""
 
-    def __init__(self, *, shared: Path, texts_: texts.Texts, lake_: lake.Lake, log_: control.ControlLog) -> None:
+    def __init__(
+        self, *, shared: Path, texts_: texts.Texts, lake_: lake.Lake, log_: control.ControlLog,
+        horizon_ms: int = endings.HORIZON_MS,
+    ) -> None:  # fmt: skip
         self.registry, self.texts, self.lake, self.control = registry.Registry(shared), texts_, lake_, log_
-        self.current = predictor.Predictor.cold(texts_)
+        self.current = predictor.Predictor.cold(texts_, horizon_ms)
         self.refused: dict[str, object] = {}  # with what was known of it then
         self.swaps = 0
         self.catalogue: Callable[[], list[Item]] = list  # what a version learns of items that nobody touched
@@ -137,7 +140,9 @@ def run(settings: dials.Settings) -> None:
     taken.store.forget(taken.forgotten)
     taken.erased = dict.fromkeys(taken.forgotten, 0)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
-    models = Models(shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following)
+    models = Models(
+        shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following, horizon_ms=settings["horizon.next"]
+    )  # fmt: skip
     predictor.Predictor.rehearse(vectors)
     vectors.load()
     models.begin()

@@ -51,7 +51,7 @@ def test_what_is_beyond_the_top_stays_behind_it(monkeypatch: pytest.MonkeyPatch)
     learnt = cases(600, 1)
     mixed = blend.Blend(
         item=[float(name == "network") for name in blend.FEATURES],
-        none=[0.0] * len(blend.SESSION), other=[0.0] * len(blend.SESSION),
+        other=[0.0] * len(blend.SESSION),
     )  # fmt: skip
     ranker = lambdarank.fit(learnt, mixed)
     assert ranker is not None

@@ -38,7 +38,7 @@ def model(tmp_path: Path, *, trained: bool) -> Predictor:
         weights = {"follows": 1.0, "neighbours": 0.5, "text": 2.0, "network": 0.3}
         mixed = blend.Blend(
             item=[weights.get(name, 0.0) for name in blend.FEATURES],
-            none=[0.5] + [0.0] * (len(blend.SESSION) - 1), other=[0.0] * len(blend.SESSION),
+            other=[0.0] * len(blend.SESSION),
         )  # fmt: skip
         made.trained, made.version = Trained(net, mixed), "v1"
         made.items = texts.ItemTable(words, net.placed)

@@ -1,4 +1,4 @@
-"""Evidence of the memory and of the texts into calibrated probabilities, "nothing more" among the outcomes."""
+"""Evidence of the memory and of the texts into calibrated probabilities of what comes next, if anything does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from featurestore.events import TYPES, Row
-from trainer import memory
+from trainer import endings, memory
 from trainer.ragged import Ints
 
 Floats = NDArray[np.float64]
 FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")
-SESSION = ("bias", "rows", "items", "minutes", *TYPES)
+SESSION = endings.FEATURES
 WIDTH = len(FEATURES)
 FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3, 1e-3)  # of evidence, before its logarithm
 EVIDENCE = 3_000.0  # cases that what was learnt before counts as at most: beyond them, what is new takes over
@@ -31,7 +30,8 @@ class Case:
     """One session at one instant: candidates [n, features], its own features, and what came (see `target`)."""
 
     candidates: Floats
-    session: Floats
+    session: NDArray[Any]  # see `endings.features`
+    none: float = 0.0  # that nothing more comes, as the memory has it
     target: int = -2  # a candidate's place; −1: nothing more; −2: an item that is no candidate
     shelves: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # [n] the word of each candidate's category
     shelf: int = -1  # of what came, −1: it has none or nothing came
@@ -48,21 +48,10 @@ def features(evidence: Floats, same_category: Any, cosines: Any, network: Any) -
     return made
 
 
-def session_features(rows: list[Row], at_ms: int) -> Floats:
-    """What a session's own rows say about whether anything comes next; the last row's type is one of them."""
-    made = np.zeros(len(SESSION))
-    made[:4] = 1.0, math.log1p(len(rows)), 0.0, 0.0
-    made[2] = math.log1p(len({r.event.item_id for r in rows if r.event.item_id}))
-    made[3] = math.log1p(max(0, at_ms - rows[0].event.ts_ms) / 60_000)
-    made[4 + TYPES.index(rows[-1].event.type)] = 1.0
-    return made
-
-
 class Blend(msgspec.Struct, frozen=True, kw_only=True):
-    """Weights of a log-linear model over the candidates, "nothing more", and "an item that is none of them"."""
+    """Weights of a log-linear model over the candidates and "an item that is none of them", given that one comes."""
 
     item: list[float]
-    none: list[float]
     other: list[float]
     temperature: float = 1.0  # every logit is divided by it
     evidence: float = 200.0  # cases that it was learnt from
@@ -70,25 +59,20 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def flat(cls) -> Blend:
         """Before it was fitted: everything is as probable."""
-        return cls(item=[0.0] * WIDTH, none=[0.0] * len(SESSION), other=[0.0] * len(SESSION))
+        return cls(item=[0.0] * WIDTH, other=[0.0] * len(SESSION))
 
     def probabilities(self, case: Case) -> tuple[Floats, float, float]:
         """Of each candidate, of nothing more, of another item; they sum to one."""
-        logits = np.concatenate(
-            [case.candidates @ np.asarray(self.item), [case.session @ np.asarray(self.none)], [self._other(case)]]
-        )
+        logits = np.append(case.candidates @ np.asarray(self.item), case.session @ np.asarray(self.other))
         logits /= self.temperature
         made = np.exp(logits - logits.max())
-        made /= made.sum()
-        return made[:-2], float(made[-2]), float(made[-1])
+        made *= (1 - case.none) / made.sum()
+        return made[:-1], case.none, float(made[-1])
 
     def cooled(self) -> Blend:
         """The same probabilities at a temperature of one."""
-        item, none, other = ([w / self.temperature for w in part] for part in (self.item, self.none, self.other))
-        return msgspec.structs.replace(self, item=item, none=none, other=other, temperature=1.0)
-
-    def _other(self, case: Case) -> float:
-        return float(case.session @ np.asarray(self.other))
+        item, other = ([w / self.temperature for w in part] for part in (self.item, self.other))
+        return msgspec.structs.replace(self, item=item, other=other, temperature=1.0)
 
 
 def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
@@ -96,9 +80,10 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
 
     `start` counts as the cases that it was learnt from, `EVIDENCE` at most: a quadratic with the curvature of the
     likelihood at its weights (Laplace's approximation), so that few cases move only what they say something about.
-    `cases` are in order of time, each as it was before its outcome was known. Where none has candidates, `start` stays.
+    `cases` are in order of time, each as it was before its outcome was known; those after which nothing came are left
+    out. Where none has candidates, `start` stays.
     """
-    cases = [c for c in cases if len(c.candidates)]
+    cases = [c for c in cases if len(c.candidates) and c.target != -1]
     if not cases:
         return start or Blend.flat()
     start = None if start is None else start.cooled()
@@ -143,19 +128,16 @@ def _likeliest(
     first = np.cumsum([0] + [len(c.candidates) for c in cases])
     x, s = np.concatenate([c.candidates for c in cases]), np.stack([c.session for c in cases])
     target = np.array([c.target for c in cases])
-    n, width = len(cases), s.shape[1]
+    n = len(cases)
     before, begin = _flat(pulled_to or Blend.flat()), _flat(start or pulled_to or Blend.flat())
 
     def loss(w: Floats) -> tuple[float, Floats]:
-        item, none, other = w[:WIDTH], w[WIDTH : WIDTH + width], w[WIDTH + width :]
-        total, gradient = _sweep(x, s, first, target, item, none, other)
+        total, gradient = _sweep(x, s, first, target, w[:WIDTH], w[WIDTH:])
         away = pull @ (w - before)
         return (total + float(away @ (w - before))) / n, (gradient + 2 * away) / n
 
     found = optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": tolerance}).x
-    return Blend(
-        item=found[:WIDTH].tolist(), none=found[WIDTH : WIDTH + width].tolist(), other=found[WIDTH + width :].tolist()
-    )
+    return Blend(item=found[:WIDTH].tolist(), other=found[WIDTH:].tolist())
 
 
 def _curvature(cases: list[Case], arm: Blend) -> Floats:
@@ -165,43 +147,41 @@ def _curvature(cases: list[Case], arm: Blend) -> Floats:
     shown = cases[:: max(1, len(cases) // CURVED)]
     for case in shown:
         each, none, other = arm.probabilities(case)
-        share = np.append(each, (none, other))
+        share = np.append(each, other) / (1 - none)
         said = np.zeros((len(share), weights))
-        said[:-2, :WIDTH] = case.candidates
-        said[-2, WIDTH : WIDTH + len(case.session)] = said[-1, WIDTH + len(case.session) :] = case.session
+        said[:-1, :WIDTH] = case.candidates
+        said[-1, WIDTH:] = case.session
         mean = share @ said
         made += ((said * share[:, None]).T @ said - np.outer(mean, mean)) / len(shown)
     return made
 
 
 @numba.njit(cache=True)
-def _sweep(x, s, first, target, item, none, other):  # type: ignore[no-untyped-def] # pragma: no cover
+def _sweep(x, s, first, target, item, other):  # type: ignore[no-untyped-def] # pragma: no cover
     """Summed −log likelihood of the cases and its gradient, one case after the other."""
     n, width, wide = len(first) - 1, s.shape[1], x.shape[1]
-    gradient, total = np.zeros(wide + 2 * width), 0.0
+    gradient, total = np.zeros(wide + width), 0.0
     share = np.empty((first[1:] - first[:-1]).max())
     for c in range(n):
-        b, o = 0.0, 0.0
+        o = 0.0
         for k in range(width):
-            b += s[c, k] * none[k]
             o += s[c, k] * other[k]
-        top, m = max(b, o), first[c + 1] - first[c]
+        top, m = o, first[c + 1] - first[c]
         for i in range(m):
             a = 0.0
             for k in range(wide):
                 a += x[first[c] + i, k] * item[k]
             share[i] = a
             top = max(top, a)
-        came = b if target[c] == -1 else o if target[c] == -2 else share[target[c]]
-        z = np.exp(b - top) + np.exp(o - top)
+        came = o if target[c] == -2 else share[target[c]]
+        z = np.exp(o - top)
         for i in range(m):
             share[i] = np.exp(share[i] - top)
             z += share[i]
         total += top + np.log(z) - came
-        b, o = np.exp(b - top) / z - (target[c] == -1), np.exp(o - top) / z - (target[c] == -2)
+        o = np.exp(o - top) / z - (target[c] == -2)
         for k in range(width):
-            gradient[wide + k] += b * s[c, k]
-            gradient[wide + width + k] += o * s[c, k]
+            gradient[wide + k] += o * s[c, k]
         for i in range(m):
             p = share[i] / z - (i == target[c])
             for k in range(wide):
@@ -242,4 +222,4 @@ def _shares(keys, values, whole):  # type: ignore[no-untyped-def] # pragma: no c
 
 
 def _flat(arm: Blend) -> Floats:
-    return np.concatenate([arm.item, arm.none, arm.other])
+    return np.concatenate([arm.item, arm.other])

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from featurestore.catalogue import Item
 from featurestore.events import Event, Row
 from trainer.arrivals import Arrivals
+from trainer.endings import HORIZON_MS, Endings
 from trainer.followers import FOLLOWERS, Followers
 from trainer.neighbours import Neighbours
 from trainer.ragged import Ints, roomy
@@ -98,7 +99,7 @@ class Memory:
     forgotten, so that a shop whose items and searches change for years goes on learning.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, horizon_ms: int = HORIZON_MS) -> None:
         self.seen: dict[tuple[str, int], int] = {}
         self.names: list[str] = []  # "": the number is free
         self.words: dict[str, int] = {}
@@ -113,6 +114,7 @@ class Memory:
         self.popular, self.popular_ms = np.zeros(0, np.float64), np.zeros(0, np.int64)  # faded count, as of when
         self.follows, self.shelves = Followers(), Followers()  # of any word; of a category
         self.neighbours = Neighbours()
+        self.endings = Endings(horizon_ms)  # of sessions
         self.watchers: list[set[str]] = []
         self._place = np.zeros(0, np.int32)  # scratch: where a word stands among the candidates
         self._top: tuple[Ints, int] | None = None
@@ -157,6 +159,7 @@ class Memory:
             if row.engages:
                 self._engage(word, session, event.ts_ms)
         self.neighbours.take(session, word, event.ts_ms)
+        self.endings.take(session, row)
 
     def stock(self, told: Iterable[Item]) -> int:
         """Take what the catalogue tells, in order; returns how many items are known otherwise than before.
@@ -327,6 +330,8 @@ class Memory:
         made.worth_ms = arrays.get("worth_ms", made.popular_ms.astype(np.float64))  # versions before it have none
         made.follows, made.shelves = (Followers(_part(arrays, name)) for name in ("follows", "shelves"))
         made.neighbours = Neighbours.of(_part(arrays, "neighbours"))
+        if "endings" in state:  # versions before it have none
+            made.endings = Endings.read(state["endings"], _part(arrays, "endings"))
         made._place = np.full(len(made.item), -1, np.int32)
         made.arrivals = Arrivals((word, int(made.category[word])) for word in state.get("arrivals", ()))
         return made
@@ -339,6 +344,7 @@ class Memory:
             "items": {k: [v.title, v.category, v.brand, v.price] for k, v in self.items.items()},
             "arrivals": list(self.arrivals),
             "withdrawn": sorted(self.withdrawn),
+            "endings": self.endings.state()[0],
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -347,6 +353,7 @@ class Memory:
             "follows": self.follows.state(),
             "shelves": self.shelves.state(),
             "neighbours": self.neighbours.state(),
+            "endings": self.endings.state()[1],
         }
         return {
             "item": self.item, "category": self.category, "popular": self.popular, "popular_ms": self.popular_ms,

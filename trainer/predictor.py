@@ -13,14 +13,14 @@ from safetensors.numpy import load_file, save_file
 from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, heads, lambdarank, memory, nearest, network, texts
+from trainer import blend, endings, heads, lambdarank, memory, nearest, network, texts
 from trainer.ragged import Ints
 
-ITEMS, CATEGORIES = 20, 10
+ITEMS = 20
+CATEGORIES, MOST, TOLD = 10, 20, 0.95  # so many are named, and of more until this share of what may come is named
 ARRIVING = 20  # candidates among the newest items that nobody touched
 RANKER = "lambdarank.txt"  # of a version, LightGBM's text
 COLD = "memory"  # the version that a predictor without a trained part goes by
-STOP_SHARE = 0.35  # of sessions that engage with nothing more, before it was learnt
 PROPOSED = 50  # candidates of the network
 TAKEN = 65_536  # items whose vectors are looked up at once
 TOGETHER = 64  # sessions whose products with the items are one
@@ -61,9 +61,9 @@ class Predictor:
         self.among: nearest.Every | nearest.Lists = nearest.Every(self.items.placed)
 
     @classmethod
-    def cold(cls, texts_: texts.Texts) -> Predictor:
-        """Before the first version: the memory alone answers."""
-        return cls(memory.Memory(), texts_)
+    def cold(cls, texts_: texts.Texts, horizon_ms: int = endings.HORIZON_MS) -> Predictor:
+        """Before the first version: the memory alone answers; `horizon_ms`: of event time, for what comes next."""
+        return cls(memory.Memory(horizon_ms), texts_)
 
     @classmethod
     def rehearse(cls, texts_: texts.Texts) -> None:
@@ -187,14 +187,15 @@ class Predictor:
             nearest.products(columns, self.items.vectors, about, 1.0),
             nearest.products(columns, placed, heading, net.factor, mine) - np.float32(total),
         )
-        own_features = blend.session_features(rows, at_ms)
-        return found, blend.Case(candidates=candidates, session=own_features, shelves=shelves)
+        said = endings.features(rows, at_ms)
+        return found, blend.Case(
+            candidates=candidates, session=said, none=remembered.endings.of(said), shelves=shelves
+        )  # fmt: skip
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
         found, scores = self.memory.score(session.rows, at_ms)
-        if not len(found):
-            return self._interest(session, found, scores, 1.0, None, "fallback")
-        return self._interest(session, found, scores * (1 - STOP_SHARE) / scores.sum(), STOP_SHARE, None, "fallback")
+        none = self.memory.endings.of(endings.features(session.rows[-window.LENGTH :], at_ms)) if len(found) else 1.0
+        return self._interest(session, found, scores * (1 - none) / max(scores.sum(), 1e-9), none, None, "fallback")
 
     def _interest(
         self, session: Session, found: Ints, each: Any, none: float, buys: float | None,
@@ -203,7 +204,7 @@ class Predictor:
         shelves, shares = blend.by_category(self.memory.category[found], each, none)
         return Interest(
             session.user_id, session.session_id, self._named(found, each, ITEMS, worth),
-            [(name[2:], share) for name, share in self._named(shelves, shares, CATEGORIES)],
+            [(name[2:], share) for name, share in told_of(self._named(shelves, shares, MOST), none)],
             none, buys, reason, self.version,
         )  # fmt: skip
 
@@ -234,12 +235,17 @@ class Predictor:
     def load(cls, directory: Path, texts_: texts.Texts) -> Predictor:
         """Read a version back; its name is the directory's. Raises ValueError where its features are not today's."""
         config = msgspec.json.decode((directory / "config.json").read_bytes(), type=Config)
-        if (config.features, config.session_features) != (blend.FEATURES, blend.SESSION):
+        told = (
+            config.features,
+            config.session_features,
+            config.purchase.features if config.purchase else heads.FEATURES,
+        )
+        if told != (blend.FEATURES, blend.SESSION, heads.FEATURES):
             raise ValueError(f"{directory.name} was made for other features by another nextclick; train a new version")
         weights = load_file(directory / "model.safetensors")
         net = network.Network.of(weights, config.words, config.network, config.trained_ms)
-        told = directory / RANKER
-        ranker = lambdarank.Ranker(told.read_text(encoding="utf-8")) if told.exists() else None
+        trees = directory / RANKER
+        ranker = lambdarank.Ranker(trees.read_text(encoding="utf-8")) if trees.exists() else None
         trained = Trained(net, config.weights, config.purchase, ranker)
         return cls(memory.Memory.load(directory), texts_, version=directory.name, trained=trained)
 
@@ -260,6 +266,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def item_text(name: str, known: memory.Known | Item) -> str:
     """What is known of an item, as the encoder reads it."""
     return texts.item_text(known.title, known.category, known.brand, known.price) or texts.NAMED + name
+
+
+def told_of(categories: list[tuple[str, float]], none: float) -> list[tuple[str, float]]:
+    """Of categories in falling order those that are named: a reader of the others knows only the sum.
+
+    >>> [name for name, share in told_of([(str(n), 0.5**n) for n in range(1, 15)], 0.0)][-1]
+    '10'
+    """
+    left, n = TOLD * (1 - none) - sum(share for _, share in categories[:CATEGORIES]), CATEGORIES
+    while left > 0 and n < len(categories):
+        left, n = left - categories[n][1], n + 1
+    return categories[:n]
 
 
 def _largest(values: Any, n: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import msgspec
@@ -9,8 +10,8 @@ import numpy as np
 
 from featurestore import window
 from featurestore.events import Row
-from trainer import blend, memory, texts
-from trainer.predictor import STOP_SHARE, Predictor
+from trainer import blend, endings, memory, texts
+from trainer.predictor import Predictor
 
 Reason = Literal["model", "fallback", "popularity"]
 
@@ -70,7 +71,8 @@ def rank(model: Predictor, rows: list[Row], at_ms: int, asked: list[Candidate]) 
         each, none = _popular(remembered, words, at_ms), None
         reason: Reason = "popularity"
     elif model.trained is None:
-        each, none = _remembered(remembered, rows, at_ms, words), STOP_SHARE
+        none = remembered.endings.of(endings.features(rows, at_ms))
+        each = _remembered(remembered, rows, at_ms, words, 1 - none)
         reason = "fallback"
     else:
         each, none = _learnt(model, rows, at_ms, words, asked, vectors, match)
@@ -106,9 +108,9 @@ def _popular(remembered: memory.Memory, words: Any, at_ms: int) -> Any:
     return each
 
 
-def _remembered(remembered: memory.Memory, rows: list[Row], at_ms: int, words: Any) -> Any:
+def _remembered(remembered: memory.Memory, rows: list[Row], at_ms: int, words: Any, whole: float) -> Any:
     found, scores = remembered.score(rows, at_ms, words[words >= 0])
-    share = dict(zip(found.tolist(), scores * (1 - STOP_SHARE) / max(float(scores.sum()), 1e-9), strict=True))
+    share = dict(zip(found.tolist(), scores * whole / max(float(scores.sum()), 1e-9), strict=True))
     return np.array([share.get(int(word), 0.0) for word in words])
 
 
@@ -128,7 +130,7 @@ def _learnt(
         same = np.array([last is not None and asked[k].category == last for k in new])
         more = blend.features(np.zeros((len(new), len(memory.EVIDENCE))), same, match[new], near)
         shelves = np.concatenate([case.shelves, np.full(len(new), -1, np.int32)])
-        case = blend.Case(candidates=np.concatenate([case.candidates, more]), session=case.session, shelves=shelves)
+        case = dataclasses.replace(case, candidates=np.concatenate([case.candidates, more]), shelves=shelves)
     shares, none, _ = model.trained.blend.probabilities(case)
     of_word = dict(zip(found.tolist(), shares, strict=False))
     each = np.array([of_word.get(int(word), 0.0) for word in words])

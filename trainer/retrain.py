@@ -17,6 +17,7 @@ from featurestore.events import Row
 from featurestore.lake import Cover
 from trainer import blend, heads, judge, knobs, lambdarank, learning, memory, network, registry, tuning
 from trainer.cases import replay, scores, summary, window_rows
+from trainer.endings import Endings
 from trainer.memory import current_item, token
 from trainer.network import Network, NetworkSettings
 from trainer.predictor import Predictor, Trained
@@ -115,6 +116,8 @@ def run(
     said["warnings"] = (wrong,) if (old is None or recipe.kind == "tune") and (wrong := words.broken_up()) else ()
     start = old.trained.network if old is not None and old.trained and words is texts else None
     past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
+    if past.endings.horizon_ms != policy.horizon_next_ms:
+        past.endings = Endings(policy.horizon_next_ms)
     net = network_of(made, rows, early, words, start, recipe.network)
     candidate = Predictor(past, words, trained=Trained(net, blend.Blend.flat()))
     arms = {"candidate": candidate, **({"champion": old} if old is not None else {})}
@@ -231,7 +234,7 @@ def purchase_head(made: window.Examples, rows: list[Row], policy: window.WindowP
     cuts: Cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms + policy.horizon_purchase_ms < begins))
     cuts = cuts[:: -(-len(cuts) // PURCHASE_CUTS)] if len(cuts) else cuts
     x = [heads.features(window_rows(made, rows, i), int(made.at_ms[i])) for i in cuts]
-    return heads.fit(np.array(x), made.purchase[cuts] == 1) if x else None
+    return heads.fit(np.array(x), made.purchase[cuts] == 1, made.session_key[cuts]) if x else None
 
 
 def rows_of(made: window.Examples) -> list[Row]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, learning, memory, nearest, network, texts
+from trainer import blend, endings, learning, memory, nearest, network, texts
 from trainer.memory import Memory
 from trainer.network import Network
 from trainer.predictor import Predictor, Trained
@@ -40,7 +40,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "encode": [(network, "sequences"), (network.Sequences, "leanings")],
     "network": [(Network, "headings"), (Predictor, "near"), (nearest, "proposed"), (nearest, "products")],
     "memory": [(Memory, "evidence")],
-    "blend": [(blend, "features"), (blend, "session_features"), (blend.Blend, "probabilities"),
+    "blend": [(blend, "features"), (endings, "features"), (blend.Blend, "probabilities"),
               (Predictor, "_interest")],
 }  # fmt: skip
 
@@ -123,7 +123,7 @@ def _network(past: list[Row], words: texts.Texts) -> Network:
 
 def _blend() -> blend.Blend:
     """Weights of some kind: what they are costs nothing."""
-    return blend.Blend(item=[0.3] * blend.WIDTH, none=[0.1] * len(blend.SESSION), other=[0.1] * len(blend.SESSION))
+    return blend.Blend(item=[0.3] * blend.WIDTH, other=[0.1] * len(blend.SESSION))
 
 
 class Watch:

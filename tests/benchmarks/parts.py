@@ -29,7 +29,7 @@ from deploy.settings import Settings
 from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Row
-from trainer import blend, judge, memory, nearest, network, retrain, texts
+from trainer import blend, endings, judge, memory, nearest, network, retrain, texts
 from trainer.cases import replay, scores, window_rows
 from trainer.neighbours import Neighbours
 from trainer.predictor import PROPOSED, Predictor, Trained
@@ -52,7 +52,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "transitions, popularity and the rest of the memory": [(memory.Memory, "evidence")],
     "network": [(network.Network, "headings"), (Predictor, "near"), (nearest, "proposed")],
     "texts and tokens of the session": [(network, "sequences"), (network.Sequences, "leanings")],
-    "blend": [(blend, "features"), (blend, "session_features"), (blend.Blend, "probabilities")],
+    "blend": [(blend, "features"), (endings, "features"), (blend.Blend, "probabilities")],
 }
 
 
@@ -145,9 +145,7 @@ def measured(walk_: Walk, change: Callable[[blend.Case], blend.Case], *, calibra
 
 def silent(case: blend.Case) -> blend.Case:
     """What the session's own rows say about whether anything comes next is not looked at."""
-    bias = np.zeros_like(case.session)
-    bias[0] = 1.0
-    return dataclasses.replace(case, session=bias)
+    return dataclasses.replace(case, session=np.eye(len(case.session))[0], none=endings.STOP_SHARE)
 
 
 def ablation(settings: Settings, rows: list[Row], out: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 
 from featurestore import window
 from featurestore.events import Row
+from trainer.heads import STEPS
+from trainer.heads import furthest as step_of
 
-STEPS = ("browse", "view", "cart", "checkout", "purchase")  # the furthest that is in a session counts
 PRIOR = 20.0  # cases that the rate of all counts as
 
 
@@ -26,8 +27,7 @@ class Funnel:
 
 def furthest(rows: list[Row]) -> str:
     """The step nearest to a purchase that a session has taken."""
-    types: set[str] = {row.event.type for row in rows}
-    return next((step for step in reversed(STEPS) if step in types), STEPS[0])
+    return STEPS[step_of({row.event.type for row in rows})]
 
 
 def fitted(made: window.Examples, rows: list[Row], before_ms: int) -> Funnel | None:
