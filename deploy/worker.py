@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import statistics
 import sys
@@ -29,7 +28,6 @@ from trainer import encoders, endings, predictor, registry, texts
 
 log = structlog.get_logger()
 
-FULL_GC = 100  # collections of the middle generation until a full one, in place of 10: it walks all open sessions
 UNUSABLE = (registry.CorruptVersion, registry.UnknownVersion, OSError, ValueError, msgspec.MsgspecError)
 
 
@@ -204,9 +202,7 @@ def run(settings: dials.Settings) -> None:
     models.catalogue = stock.told
     items.start()
 
-    gc.collect()
-    gc.freeze()  # what was imported stays: else each full collection stops the worker for a tenth of a second
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_GC)
+    app.calm_collector()
     built = app.build(wiring, ingest_=taken, make_scorer=make_scorer, outlet=outlet, beat=beat, upkeep=upkeep)
 
     async def pulse(app: Any) -> None:

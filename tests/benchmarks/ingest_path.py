@@ -92,6 +92,7 @@ def main(kafka: str, topic: str, folder: Path, group: str = "", share: str = "8"
     async def upkeep() -> None:
         """There is no model to keep up."""
 
+    app.calm_collector()
     built = app.build(
         wiring,
         ingest_=taken,
