@@ -19,7 +19,7 @@ import numpy as np
 
 from featurestore import window
 from tests.benchmarks.quality import arms, diginetica
-from trainer import network
+from trainer import blend, network
 
 TUNED = 5  # periods that settings were chosen on; later ones are told apart
 SETTINGS = network.NetworkSettings(dropout=0.4, first=2)
@@ -52,8 +52,9 @@ def walk(name: str, periods: list[diginetica.Period], asked: argparse.Namespace)
     if all((name, asked.every, asked.seed, p.number) in done for p in periods[1:]):
         return
     settings = msgspec.structs.replace(SETTINGS, seed=asked.seed)
-    digest = hashlib.blake2b(msgspec.json.encode(settings), digest_size=4).hexdigest()
-    folder = asked.out.with_suffix("") / f"{name}-{digest}"  # other settings learn something else
+    learnt = [settings, blend.FEATURES, blend.SESSION] if name == "blend" else settings
+    digest = hashlib.blake2b(msgspec.json.encode(learnt), digest_size=4).hexdigest()
+    folder = asked.out.with_suffix("") / f"{name}-{digest}"  # other settings and features learn something else
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, Any] = {
         "neighbours": lambda: arms.NeighboursArm(),
