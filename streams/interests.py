@@ -73,10 +73,7 @@ class Interests(waiting.Tally[Said]):
                 {"version": version, "arm": arm, "sums": dict(zip(FIELDS, _rounded(sums), strict=True))}
                 for (version, arm), sums in self.by.items()
             ],
-            "arms": {
-                arm: {name: sum(column) for name, column in zip(FIELDS, zip(*sums, strict=True), strict=True)}
-                for arm, sums in self.arms.items()
-            },
+            "arms": {arm: waiting.totals(sums, FIELDS) for arm, sums in self.arms.items()},
         }
 
 

@@ -69,10 +69,7 @@ def binned(probability: float) -> int:
 
 def totals(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of what `Purchases.told` says each arm's `FIELDS`, over all users."""
-    return {
-        one["arm"]: {name: sum(group[k] for group in one["sums"]) for k, name in enumerate(FIELDS)}
-        for one in told["arms"]
-    }
+    return {one["arm"]: waiting.totals(one["sums"], FIELDS) for one in told["arms"]}
 
 
 def _rounded(sums: waiting.Sums) -> list[list[float]]:

@@ -6,8 +6,9 @@ has passed the whole horizon, so that "not yet" never means "no". What is kept a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -51,7 +52,7 @@ class User(Generic[W]):
         self.label_ms = -1
 
 
-class Open(Generic[W]):
+class Open(ABC, Generic[W]):
     """The open predictions of a partition while this worker owns it, in the order in which they were made."""
 
     def __init__(self) -> None:
@@ -61,9 +62,9 @@ class Open(Generic[W]):
     def __len__(self) -> int:
         return len(self.waiting)
 
+    @abstractmethod
     def label(self, user: User[W], row: Row) -> None:
         """A row with consent, no program's, as the label of those that it is the label of."""
-        raise NotImplementedError
 
     def add(self, made: W) -> bool:
         """Take one; False where its user has as many as one may have, or it was told again after the same row."""
@@ -129,7 +130,7 @@ class Open(Generic[W]):
         return before - len(self.waiting)
 
 
-class Tally(Generic[W]):
+class Tally(ABC, Generic[W]):
     """What a worker's predictions came to since it started; of more than `limit` at once a sample, by their ids."""
 
     width: int  # figures that are summed
@@ -142,9 +143,9 @@ class Tally(Generic[W]):
         self.by: dict[Key, Sums] = {}
         self.arms: dict[str, Sums] = {}  # over all versions
 
+    @abstractmethod
     def count(self, sums: list[float], made: W) -> None:
         """What a settled prediction adds to the sums of its group."""
-        raise NotImplementedError
 
     def takes(self, place: int) -> bool:
         """Whether a prediction of this place is followed; one that is not is passed over."""
@@ -200,3 +201,8 @@ class Tally(Generic[W]):
 
     def _nothing(self) -> Sums:
         return [[0.0] * self.width for _ in range(GROUPS)]
+
+
+def totals(sums: Sums, fields: Sequence[str]) -> dict[str, float]:
+    """The first figures by name, over all groups of users."""
+    return dict(zip(fields, map(sum, zip(*sums, strict=True)), strict=False))

@@ -170,13 +170,6 @@ class Network(torch.nn.Module):
         made *= self.factor
         return made
 
-    def logits(self, near: Vectors, own: Any, ago: list[int]) -> Vectors:
-        """Of the items [m] for one session; `own`: columns of its own, touched so many tokens ago."""
-        made = near.copy()
-        if ago:
-            made[own] += self.copied[ago]
-        return made
-
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All tensors by name."""
         return {name: value.numpy() for name, value in self.state_dict().items()}

@@ -8,10 +8,8 @@ import numpy as np
 
 from featurestore import window
 from featurestore.events import Row
-from trainer.heads import STEPS
+from trainer.heads import PRIOR, STEPS
 from trainer.heads import furthest as step_of
-
-PRIOR = 20.0  # cases that the rate of all counts as
 
 
 @dataclass(frozen=True, kw_only=True)
