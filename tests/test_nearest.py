@@ -42,6 +42,24 @@ def test_best_items_and_their_sum_are_those_of_all_products(items: int, raised: 
         assert nearest.products(some, placed, heading, SCALE, own) == pytest.approx(raised_too[some], abs=1e-4)
 
 
+@pytest.mark.parametrize("items", [20, 21, 60, 1_007])
+@pytest.mark.parametrize("steps", [0, 1, 10**6])
+def test_of_equal_products_as_many_are_taken_as_are_wanted(items: int, steps: int) -> None:
+    """The twenty largest are found among few items and many, whether all, most or none of them are equal."""
+    products = np.round(np.random.default_rng(items).random((3, items)) * steps).astype(np.float32)
+    columns, chosen = nearest._best(products, 20)
+    for row, where, value in zip(products, columns, chosen, strict=True):
+        assert len({*where.tolist()}) == 20
+        assert row[where].tolist() == value.tolist()
+        assert sorted(value.tolist()) == sorted(row.tolist())[-20:]
+
+
+def test_a_network_that_says_no_number_is_loud() -> None:
+    """It proposes nothing."""
+    with pytest.raises(FloatingPointError):
+        every(np.full((1, 8), np.nan, np.float32), unit(300, 2), SCALE, BEST)
+
+
 def every(headings: Any, placed: Any, scale: float, best: int) -> list[nearest.Near]:
     """What looking at all items tells."""
     return nearest.Every(placed).find(headings, placed, scale, best)

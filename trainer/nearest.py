@@ -14,6 +14,7 @@ LISTED = 50_000  # items from which not all are looked at
 PROBED = 32  # lists that a session looks into, of as many as the root of the items
 SAMPLED = 4_096  # items that stand for those in the other lists
 TAUGHT, PASSES = 20_000, 4  # items that the lists' directions are found by, and how often they are shifted
+FAST = {"reassoc", "contract", "arcp", "nsz", "nnan"}  # vectorised; infinities stay what they are
 
 
 class Near(NamedTuple):
@@ -57,16 +58,9 @@ class Every:
         if not m:
             return [Near(np.zeros(0, np.int32), np.zeros(0, np.float32), -np.inf)] * n
         products = headings @ self.across[:, :m]
-        products *= np.float32(scale)
-        columns = np.argpartition(products, m - best, axis=1)[:, m - best :] if m > best else _all(n, m)
-        chosen = np.take_along_axis(products, columns, 1)
-        products -= np.float32(scale)
-        totals = scale + np.log(np.exp(products, out=products).sum(1))
-        return [Near(*of) for of in zip(columns.astype(np.int32), chosen, totals.tolist(), strict=True)]
-
-
-def _all(n: int, m: int) -> Any:
-    return np.tile(np.arange(m), (n, 1))
+        columns, chosen = _best(products, min(best, m))
+        totals = scale + np.log(_sums(products, np.float32(scale)))
+        return [Near(*of) for of in zip(columns, chosen * np.float32(scale), totals.tolist(), strict=True)]
 
 
 class Lists:
@@ -217,3 +211,72 @@ def _scan(headings, lists, begins, stored, column, products, columns):  # type: 
                 products[s, n : n + end - begin] = np.dot(stored[begin:end], headings[s])
                 columns[s, n : n + end - begin] = column[begin:end]
                 n += end - begin
+
+
+@numba.njit(cache=True)
+def _best(products, best):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Where the best of each row [n, m] are, in no order, and what they are: [n, best] each.
+
+    A row is dealt out into heaps. None of the best is less than the `best`-th largest of what is largest in a heap, so
+    that few heaps are looked into.
+    """
+    n, m = products.shape
+    columns, chosen = np.empty((n, best), np.int32), np.empty((n, best), np.float32)
+    which, value = np.empty(m, np.int32), np.empty(m, np.float32)
+    deep = max(1, m // (3 * best))
+    heaps = m // deep  # the products of one stand that far apart; the last few are in none
+    for r in range(n):
+        tops = _tops(products[r], heaps, deep)
+        bar, kept = np.partition(tops, heaps - best)[heaps - best], 0
+        for b in range(heaps):
+            if tops[b] >= bar:
+                for j in range(b, heaps * deep, heaps):
+                    if products[r, j] >= bar:
+                        which[kept], value[kept] = j, products[r, j]
+                        kept += 1
+        for j in range(heaps * deep, m):
+            if products[r, j] >= bar:
+                which[kept], value[kept] = j, products[r, j]
+                kept += 1
+        if kept < best:
+            raise FloatingPointError("a product is not a number: the network is broken")
+        bar, k = np.partition(value[:kept], kept - best)[kept - best], 0
+        for equal in (False, True):
+            for i in range(kept):
+                if k < best and (value[i] == bar if equal else value[i] > bar):
+                    columns[r, k], chosen[r, k] = which[i], value[i]
+                    k += 1
+    return columns, chosen
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _tops(line, heaps, deep):  # type: ignore[no-untyped-def] # pragma: no cover
+    tops = line[:heaps].copy()
+    for k in range(1, deep):
+        for b in range(heaps):
+            tops[b] = max(tops[b], line[k * heaps + b])
+    return tops
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _sums(products, scale):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The sum of e^(scale · product − scale) of each row [n, m]; products are 1 at most: [n]."""
+    totals = np.empty(len(products), np.float64)
+    for r in range(len(products)):
+        total = np.float32(0)
+        for j in range(products.shape[1]):
+            total += _exp(products[r, j] * scale - scale)
+        totals[r] = total
+    return totals
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _exp(x):  # type: ignore[no-untyped-def] # pragma: no cover
+    """e^x of x from some −30 to 0, in steps that are vectorised: the Taylor polynomial at x / 64, to its 64th power."""
+    y = x * np.float32(1 / 64)
+    made = np.float32(1)
+    for k in (6, 5, 4, 3, 2, 1):
+        made = np.float32(1) + made * y * np.float32(1 / k)
+    for _ in range(6):
+        made *= made
+    return made
