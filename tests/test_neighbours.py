@@ -75,6 +75,9 @@ def test_the_oldest_sessions_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == list(range(64))
     assert list(made.serials) == list(range(56, 64))
     assert len(made.recent(0, 4)) == 0
+    again = Neighbours.of(made.state())
+    again._open(64)
+    assert list(again.serials) == list(range(57, 65))
 
 
 def test_long_sessions_keep_their_newest_tokens() -> None:

@@ -61,6 +61,22 @@ def test_memory_holds_the_most_lately_used(hold: Callable[[int], None], tmp_path
     assert right(words, [f"text {n}" for n in range(50)])  # more than there is room for in one call
 
 
+def test_beyond_the_least_what_is_idle_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what nobody asked for in `IDLE_MS` only `LEAST_MB` stay; what came before the time was told counts as new."""
+    monkeypatch.setattr(shards, "LEAST_MB", 5 * HELD_BYTES / 2**20)
+    held, vector = shards.Held(), np.ones(encoders.HASHED_DIM, np.float32)
+    held.put([f"before {n}" for n in range(20)], [vector] * 20)
+    for minute in range(601):
+        held.tell(DAY_MS + minute * 60_000)
+        held.put([f"at {minute}"], [vector])
+        held.those(["before 7"])
+        assert minute > 60 or len(held) == 21 + minute  # told for the first time, nothing has been idle for an hour
+    assert set(held) == {"before 7", *(f"at {minute}" for minute in range(540, 601))}
+    held.tell(2 * DAY_MS)
+    held.put(["new"], [vector])
+    assert len(held) == 5
+
+
 def test_what_is_held_is_no_view_of_its_batch() -> None:
     """Else one vector would keep the thousands that came with it."""
     held, batch = shards.Held(), np.ones((64, 8), np.float32)

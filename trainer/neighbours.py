@@ -30,7 +30,7 @@ class Neighbours:
         self.next = 0
         self._rings, self.count = Ragged(RING, np.int32), np.zeros(0, np.int32)  # serials by word
         self._tokens, self.length = Ragged(TOKENS, np.int32), np.zeros(0, np.int32)  # words by place
-        self.newest_ms = np.zeros(0, np.int64)
+        self.newest_ms, self._keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)  # digests by place
         self._alike, self._anchor = np.zeros(0, np.float32), np.zeros(0, np.int32)  # scratch, by place
         self._tally = np.zeros(0, np.float32)  # scratch, by word
 
@@ -58,12 +58,14 @@ class Neighbours:
     def _open(self, session: int) -> int:
         serial = self.serials[session] = self.next
         self.next += 1
-        if len(self.serials) > SESSIONS:
-            del self.serials[next(iter(self.serials))]
         place = serial % SESSIONS
         if place >= len(self.length):
             self.length, self.newest_ms = roomy(self.length, place), roomy(self.newest_ms, place)
+            self._keys = roomy(self._keys, place)
             self._tokens.reach(place)
+        if len(self.serials) > SESSIONS:  # by its place: to look for the oldest of a dict takes ever longer
+            del self.serials[int(self._keys[place])]
+        self._keys[place] = session
         self._tokens.drop([place])
         self.length[place] = self.newest_ms[place] = 0
         return serial
@@ -122,6 +124,8 @@ class Neighbours:
         made.serials = dict(zip(state["key"].tolist(), state["serial"].tolist(), strict=True))
         made.length, made.newest_ms = np.zeros(room, np.int32), np.zeros(room, np.int64)
         made.length[places], made.newest_ms[places] = state["length"], state["newest_ms"]
+        made._keys = np.zeros(room, np.uint64)
+        made._keys[places] = state["key"]
         order = np.argsort(np.repeat(places, state["length"]), kind="stable")  # by serial there, by place here
         made._tokens = Ragged.of(TOKENS, made.length, state["tokens"][order])
         return made

@@ -117,6 +117,7 @@ class Predictor:
         """One interest a session, as of that session's instant."""
         if self.trained is None:
             return self.recall(sessions, at_ms)
+        self.texts.known.tell(max(at_ms, default=0))
         rows = [s.rows[-window.LENGTH :] for s in sessions]
         said, headings = self.headings(rows, at_ms)
         about = said.leanings()

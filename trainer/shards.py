@@ -17,35 +17,52 @@ from numpy.typing import NDArray
 from featurestore import disk
 
 Vectors = NDArray[np.float32]
-HELD_MB = 400  # of texts with their vectors in a process, some 200,000 of width 384
+HELD_MB = 400  # of texts with their vectors in a process at most, some 200,000 of width 384
+LEAST_MB = 64  # of them stay however long ago they were asked for
+IDLE_MS = 3_600_000  # event time since a text was asked for: of more than those only what is still in use is held
 BESIDE = 512  # bytes of a text, its place and its array, beside the numbers
 KEEP_MS = 30 * 86_400_000  # wall clock: a shard is read for so long; what is asked for in its second half is copied
 
 
 class Held:
-    """Text → vector, the most lately used `HELD_MB` of them; threads may share it."""
+    """Text → vector, the most lately used; threads may share it.
+
+    `HELD_MB` of them at most; of more than `LEAST_MB` only those that were asked for within `IDLE_MS`: what open
+    sessions and the items of a version need, not whatever was said once. Where nobody tells the time none is idle.
+    """
 
     def __init__(self) -> None:
-        self._made: OrderedDict[str, Vectors] = OrderedDict()
+        self._made: OrderedDict[str, tuple[Vectors, int]] = OrderedDict()  # and when it was asked for
+        self._now_ms = self._told_ms = 0  # event time, and as it was told first
         self._bytes, self._lock = 0, threading.Lock()
+
+    def tell(self, now_ms: int) -> None:
+        """How far event time is."""
+        self._told_ms, self._now_ms = self._told_ms or now_ms, now_ms
 
     def put(self, texts: Iterable[str], vectors: Iterable[Vectors]) -> None:
         """Hold these, and let go what was not asked for the longest; a copy of each row, no view of its batch."""
         with self._lock:
             for text, vector in zip(texts, vectors, strict=True):
                 if text not in self._made:
-                    self._made[text] = vector.copy()
+                    self._made[text] = vector.copy(), self._now_ms
                     self._bytes += vector.nbytes + BESIDE
-            while self._bytes > HELD_MB * 2**20:
-                self._bytes -= self._made.popitem(last=False)[1].nbytes + BESIDE
+            while self._bytes > (LEAST_MB if self._idle() else HELD_MB) * 2**20:
+                self._bytes -= self._made.popitem(last=False)[1][0].nbytes + BESIDE
+
+    def _idle(self) -> bool:
+        """Whether the text that was not asked for the longest is needed no more."""
+        asked_ms = next(iter(self._made.values()), (None, 0))[1]
+        return max(asked_ms, self._told_ms) < self._now_ms - IDLE_MS
 
     def those(self, wanted: Iterable[str]) -> dict[str, Vectors]:
         """Of these the ones that are held; they count as used now."""
         found: dict[str, Vectors] = {}
         with self._lock:
             for text in wanted:
-                if (vector := self._made.get(text)) is not None:
-                    found[text] = vector
+                if (held := self._made.get(text)) is not None:
+                    found[text] = held[0]
+                    self._made[text] = held[0], self._now_ms
                     self._made.move_to_end(text)
         return found
 

@@ -182,12 +182,11 @@ class Soak:
             if offset in lake[partition]:
                 faults.append(f"partition {partition}, offset {offset} is there twice")
             lake[partition].add(offset)
-        newest_ms, keep_ms = max(map(max, feed.stamps)), notation.duration(self.asked.window)
+        newest_ms, keep_ms, firsts = max(map(max, feed.stamps)), notation.duration(self.asked.window), [*map(min, lake)]
         expired, youngest_ms = 0, 0
         for p, found in enumerate(lake):
-            first = min(found)
             wanted = {offset for offset, kind in enumerate(feed.kinds[p]) if kind == visits.STORED}
-            gone = [offset for offset in wanted if offset < first]
+            gone = [offset for offset in wanted if offset < firsts[p]]
             expired += len(gone)
             youngest_ms = max([youngest_ms, *(feed.stamps[p][offset] for offset in gone)])
             if found != wanted - set(gone):
@@ -197,7 +196,7 @@ class Soak:
                 f"a row of {(newest_ms - youngest_ms) / 1000:.0f} s ago went; {keep_ms / 1000:.0f} s are kept"
             )
         held = set(self._store())
-        if any(offset >= min(lake[p]) and offset not in lake[p] for p, offset in held):  # open sessions keep older ones
+        if any(offset >= firsts[p] and offset not in lake[p] for p, offset in held):  # open sessions keep older ones
             faults.append("the worker's file has rows that the lake lacks")
         print(f"{feed.sent:,} sent = {counts['stored']:,} stored + {counts['duplicates']:,} duplicates + "
               f"{counts['rejected']:,} rejected (as many dead letters); of the stored {sum(map(len, lake)):,} lie in "
