@@ -58,7 +58,8 @@ class Trainer:
         self.unusable: set[str] = set()
         self.had: int | None = None  # events in the lake when the last retrain began
         self.decision: cadence.Decision | None = None  # the newest, for the status
-        self.leading, self.busy = threading.Event(), threading.Lock()
+        self.leading, self.busy = threading.Event(), threading.Lock()  # the first: of this term, set while it lasts
+        self.told: tuple[threading.Event, int, str] | None = None  # in which term and log, what this one said last
         self.files = threading.Lock()  # whoever takes the lake's files away
         self.retraining, self.tuning = child.Child(), child.Child()
         self.preparing: threading.Thread | None = None
@@ -66,8 +67,9 @@ class Trainer:
         self.retrains: Counter[str] = Counter()  # by what came of them
 
     def lead(self) -> None:
-        """Retrain from now on."""
+        """Retrain from now on: a new term, which nothing that an earlier one began belongs to."""
         self.last_start_ms = None
+        self.leading = threading.Event()
         self.leading.set()
         log.info("Leading.", trainer=self.settings.worker)
 
@@ -108,9 +110,12 @@ class Trainer:
 
     def tick(self) -> None:
         """Ask whether a retrain is due, and run it to its end where it is."""
-        if not self.leading.is_set() or not self.busy.acquire(blocking=False):
+        term = self.leading
+        if not term.is_set() or not self.busy.acquire(blocking=False):
             return
         try:
+            if not self.abreast(term):
+                return
             state, now_ms = self.following.state, int(time.time() * 1000)
             settings = self.live(state)
             stored = self.stored()
@@ -130,18 +135,18 @@ class Trainer:
             decision = cadence.due(known, policy, now_ms)
             self.decision = decision
             if decision.kind == "prepare":
-                self.preparing = threading.Thread(target=self.prepare, args=(settings, now_ms), daemon=True)
+                self.preparing = threading.Thread(target=self.prepare, args=(settings, now_ms, term), daemon=True)
                 self.preparing.start()
                 decision = cadence.due(msgspec.structs.replace(known, tuning=True), policy, now_ms)
             if decision.kind is not None:
                 self.last_start_ms, self.had = now_ms, stored
                 if state.asked is not None:
                     self.answered.add(state.asked.id)
-                verdict = self.lead_one(settings, decision.kind, decision.reason)
+                verdict = self.lead_one(settings, decision.kind, decision.reason, term)
                 if decision.kind == "tune":
                     self.encoded = None
                     if verdict is None or not verdict["accepted"]:
-                        self.lead_one(settings, "refresh", "the tuned one did not pass")
+                        self.lead_one(settings, "refresh", "the tuned one did not pass", term)
         except StoodDown:
             log.info("A retrain was dropped: another trainer leads, or this one stops.", trainer=self.settings.worker)
         except Exception:
@@ -149,6 +154,21 @@ class Trainer:
             os._exit(3)
         finally:
             self.busy.release()
+
+    def abreast(self, term: threading.Event) -> bool:
+        """Whether the control log is known up to what this trainer said last; a term begins by saying that it does.
+
+        Without it who leads again after the broker was away would decide by what it knew before: by no champion, or by
+        a command that was answered.
+        """
+        if self.told is None or self.told[:2] != (term, self.following.logs):
+            self.say("trainer.leads", {}, term)
+        return self.told is not None and self.following.knows(self.told[2])
+
+    def say(self, kind: str, data: dict[str, Any], term: threading.Event) -> None:
+        """One entry more, which `abreast` waits for."""
+        logs = self.following.logs
+        self.told = (term, logs, self.writer.append(kind, data, by=self.settings.worker).id)
 
     def stored(self) -> int:
         """Events in the lake so far, imported ones included: each is a cut, whose label is known a horizon later."""
@@ -177,11 +197,11 @@ class Trainer:
         finally:
             self.files.release()
 
-    def prepare(self, settings: dials.Settings, now_ms: int) -> None:
+    def prepare(self, settings: dials.Settings, now_ms: int, term: threading.Event) -> None:
         """Have a language model tuned; meanwhile retrains go on. Too few labels are no tuning: it is tried again."""
         try:
-            answer = self._in_a_process(self.job(settings, "prepare"))
-            if not self.leading.is_set():
+            answer = self._in_a_process(self.job(settings, "prepare"), term)
+            if not term.is_set():
                 return
             if isinstance(answer, str):
                 log.error("A tuning of the language model failed.", why=answer)
@@ -209,29 +229,28 @@ class Trainer:
             mlflow=settings["experiments.mlflow"],
         )  # fmt: skip
 
-    def lead_one(self, settings: dials.Settings, kind: Kind, why: str) -> Verdict | None:
+    def lead_one(self, settings: dials.Settings, kind: Kind, why: str, term: threading.Event) -> Verdict | None:
         """One retrain: train and judge elsewhere, then say what came of it; None where it came to no verdict."""
         state = self.following.state
         job = self.job(settings, kind)
         begun = {"kind": kind, "why": why, "champion": state.champion}
         begun |= {"asked": state.asked.id} if state.asked is not None else {}
-        self.writer.append("retrain.started", begun, by=settings.worker)
-        verdict = self._in_a_process(job)
-        if not self.leading.is_set():
+        self.say("retrain.started", begun, term)
+        verdict = self._in_a_process(job, term)
+        if not term.is_set():
             raise StoodDown
         if isinstance(verdict, str):
             log.error("A retrain came to no verdict; the champion goes on.", why=verdict)
             self.retrains["failed"] += 1
-            self.writer.append("retrain.failed", {"kind": kind, "why": why, "reason": verdict}, by=settings.worker)
+            self.say("retrain.failed", {"kind": kind, "why": why, "reason": verdict}, term)
             return None
         if verdict["version"] is not None:
-            self.writer.append("version.published", {"version": verdict["version"]}, by=settings.worker)
-            changed = {"version": verdict["version"], "predecessor": job.champion}
-            self.writer.append("champion.changed", changed, by=settings.worker)
+            self.say("version.published", {"version": verdict["version"]}, term)
+            self.say("champion.changed", {"version": verdict["version"], "predecessor": job.champion}, term)
         self.retrains["accepted" if verdict["accepted"] else "kept_out"] += 1
         said = verdict | {"why": why, "dials": self.own_dials()}
         rejected = bool(verdict["metrics"]) and not verdict["accepted"]
-        self.writer.append(VERDICTS[rejected], said, by=settings.worker)
+        self.say(VERDICTS[rejected], said, term)
         log.info("Judged.", **{name: verdict[name] for name in ("kind", "accepted", "reason", "version", "n")})
         self.upkeep(settings)
         return verdict
@@ -243,10 +262,10 @@ class Trainer:
         except (registry.UnknownVersion, OSError, KeyError, msgspec.MsgspecError):
             return {}
 
-    def _in_a_process(self, job: Job) -> child.Answer | str:
+    def _in_a_process(self, job: Job, term: threading.Event) -> child.Answer | str:
         """What came of it, or why nothing did."""
         where = self.tuning if job.kind == "prepare" else self.retraining
-        return where.run(job, self.leading)
+        return where.run(job, term)
 
     def upkeep(self, settings: dials.Settings) -> None:
         """Let old versions and what belonged to them go."""

@@ -282,20 +282,28 @@ class ControlLog(Follower):
         self.state = self._fresh = ControlState()
         self._read_so_far = self._told = 0
         self._stands = True  # whether `state` is of the log that is read now
+        self.logs = 1  # how many it has been: a topic made anew is another one
+        self._taking = threading.Lock()
         self._ids: dict[str, None] = {}
+
+    def knows(self, id_: str) -> bool:
+        """Whether `state` counts this entry (of the newest 10,000), and so everything that was written before it."""
+        with self._taking:
+            return id_ in self._ids
 
     def begin(self) -> None:
         self._fresh, self._read_so_far = ControlState(), 0
         self._ids.clear()
 
     def anew(self) -> None:
-        self._told, self._stands = 0, False
+        self._told, self._stands, self.logs = 0, False, self.logs + 1
 
     def take(self, values: list[bytes]) -> None:
-        for value in values:
-            self._fresh = self._take(self._fresh, value)
-        if self._fresh.entries >= self.state.entries or not self._stands:  # read again: what was known stands
-            self.state, self._stands = self._fresh, True
+        with self._taking:
+            for value in values:
+                self._fresh = self._take(self._fresh, value)
+            if self._fresh.entries >= self.state.entries or not self._stands:  # read again: what was known stands
+                self.state, self._stands = self._fresh, True
 
     def _take(self, state: ControlState, value: bytes) -> ControlState:
         self._read_so_far += 1

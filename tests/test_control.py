@@ -68,9 +68,11 @@ def test_an_entry_counts_and_is_heard_once() -> None:
     log.take(values)
     known = log.state
     assert (known.champion, known.predecessor, known.entries) == ("v1", "v2", 3)
+    assert log.knows("2")
     log.begin()
     log.take(values[:1])
     assert log.state == known
+    assert (log.knows("0"), log.knows("2")) == (True, False)
     later = control.Entry(id="later", kind="model.unpin", at_ms=9, by="ann")
     log.take([*values[1:], msgspec.json.encode(later)])
     assert not log.state.pinned

@@ -22,20 +22,33 @@ from trainer import registry, retrain
 
 
 class Log:
-    """A control log at hand: what is appended is folded and heard at once."""
+    """A control log at hand: what is appended is folded and heard at once, or, where it lags, when it catches up."""
 
     def __init__(self) -> None:
         self.state = control.ControlState()
         self.entries: list[control.Entry] = []
+        self.heard = 0
+        self.logs, self.lags = 1, False
         self.on_entry: Any = None
 
     def append(self, kind: str, data: dict[str, Any] | None = None, *, by: str) -> control.Entry:
         """One entry more."""
         entry = control.Entry(id=f"e{len(self.entries)}", kind=kind, at_ms=len(self.entries), by=by, data=data or {})
         self.entries.append(entry)
-        self.state = control.fold(self.state, entry)
-        self.on_entry(entry)
+        if not self.lags:
+            self.catch_up()
         return entry
+
+    def catch_up(self) -> None:
+        """Hear and fold what is not known yet."""
+        for entry in self.entries[self.heard :]:
+            self.state = control.fold(self.state, entry)
+            self.on_entry(entry)
+        self.heard = len(self.entries)
+
+    def knows(self, id_: str) -> bool:
+        """Whether an entry is among what was heard."""
+        return id_ in {entry.id for entry in self.entries[: self.heard]}
 
 
 class Trainer(trainer.Trainer):
@@ -55,7 +68,7 @@ class Trainer(trainer.Trainer):
         self.events += self.goes_on
         return self.events
 
-    def _in_a_process(self, job: trainer.Job) -> trainer.Verdict | str:
+    def _in_a_process(self, job: trainer.Job, term: threading.Event) -> trainer.Verdict | str:
         self.jobs.append(job)
         if job.kind == "prepare":
             answer = self.tunings.pop(0)
@@ -203,7 +216,7 @@ def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
     successor = Trainer(tmp_path, log)
     for entry in log.entries:
         successor.heard(entry)
-    successor.heard(log.entries[2])  # as after a reconnect, when the log is read again from its start
+    successor.heard(log.entries[3])  # as after a reconnect, when the log is read again from its start
     successor.tick()
     assert successor.jobs == []
 
@@ -215,11 +228,12 @@ def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) 
         leader.last_start_ms = None
         leader.tick()
     assert [e.kind for e in log.entries] == [
-        "retrain.started", "retrain.rejected", "retrain.started", "retrain.failed", "retrain.started", "retrain.judged",
+        "trainer.leads", "retrain.started", "retrain.rejected", "retrain.started", "retrain.failed", "retrain.started",
+        "retrain.judged",
     ]  # fmt: skip
-    assert log.entries[0].data["why"] == "the first since this trainer leads"
-    assert log.entries[3].data["reason"] == "its process ended with code -9"
-    rejected = log.entries[1].data
+    assert log.entries[1].data["why"] == "the first since this trainer leads"
+    assert log.entries[4].data["reason"] == "its process ended with code -9"
+    rejected = log.entries[2].data
     assert (rejected["reason"], rejected["n"], rejected["metrics"]) == ("worse", 700, {"candidate": {"ece": 0.1}})
     assert [(v["reason"], v.get("failed", False)) for v in log.state.verdicts] == [
         ("worse", False), ("its process ended with code -9", True), ("too few labels", False),
@@ -237,12 +251,12 @@ def test_the_forgotten_leave_the_lake_while_a_retrain_runs(log: Log, tmp_path: P
     def held() -> bool:
         return any(gone.encode() in path.read_bytes() for path in leader.lake.root.rglob("*.parquet"))
 
-    def train(job: trainer.Job) -> trainer.Verdict | str:
+    def train(job: trainer.Job, term: threading.Event) -> trainer.Verdict | str:
         assert held()
         log.append("forget", {"user_id": gone}, by="ann")
         leader.erase()
         assert not held()
-        return answer(job)
+        return answer(job, term)
 
     leader._in_a_process = train  # type: ignore[method-assign]
     leader.tick()
@@ -270,7 +284,7 @@ def test_an_accepted_candidate_is_announced_before_its_verdict(log: Log, tmp_pat
         tmp_path, log, msgspec.structs.replace(FEW, accepted=True, reason="first", version="v000001-abcdef")
     )
     leader.tick()
-    assert [e.kind for e in log.entries[1:]] == ["version.published", "champion.changed", "retrain.judged"]
+    assert [e.kind for e in log.entries[2:]] == ["version.published", "champion.changed", "retrain.judged"]
     assert log.state.champion == "v000001-abcdef"
 
 
@@ -279,21 +293,71 @@ def test_a_trainer_that_lost_the_lead_says_nothing(log: Log, tmp_path: Path) -> 
     leader = Trainer(tmp_path, log, msgspec.structs.replace(FEW, accepted=True, version="v000001-abcdef"))
     answer = leader._in_a_process
 
-    def lose_it(job: trainer.Job) -> trainer.Verdict | str:
+    def lose_it(job: trainer.Job, term: threading.Event) -> trainer.Verdict | str:
         leader.stand_by()
-        return answer(job)
+        return answer(job, term)
 
     leader._in_a_process = lose_it  # type: ignore[method-assign]
     leader.tick()
     leader.tick()
-    assert [e.kind for e in log.entries] == ["retrain.started"]
-    assert log.state.running == log.entries[0]
+    assert [e.kind for e in log.entries] == ["trainer.leads", "retrain.started"]
+    assert log.state.running == log.entries[1]
     leader.lead()
     leader.answers = [FEW]
     leader._in_a_process = answer  # type: ignore[method-assign]
     leader.tick()
     assert log.entries[-1].kind == "retrain.judged"
     assert log.state.running is None
+
+
+def test_a_leader_decides_nothing_before_it_knows_what_it_said_last(log: Log, tmp_path: Path) -> None:
+    """Where its reader of the log is behind, there is no second first champion, and no command is answered again."""
+    first = msgspec.structs.replace(FEW, accepted=True, reason="first", version="v000001-abcdef")
+    leader = Trainer(tmp_path, log, first, FEW, cadence="1h")
+    log.lags = True
+    leader.tick()
+    assert [e.kind for e in log.entries] == ["trainer.leads"]
+    log.catch_up()
+    leader.tick()
+    told = [e.kind for e in log.entries]
+    assert told[-1] == "retrain.judged"
+    log.append("retrain.now", by="ann")
+    leader.tick()
+    leader.stand_by()
+    leader.lead()
+    leader.tick()
+    assert [e.kind for e in log.entries] == [*told, "retrain.now", "trainer.leads"]
+    log.catch_up()
+    leader.tick()
+    assert [j.champion for j in leader.jobs] == [None, "v000001-abcdef"]
+
+
+def test_what_an_earlier_term_made_is_dropped_though_its_trainer_leads_again(log: Log, tmp_path: Path) -> None:
+    """Between the two somebody else may have led."""
+    leader = Trainer(tmp_path, log, msgspec.structs.replace(FEW, accepted=True, version="v000001-abcdef"))
+    answer = leader._in_a_process
+
+    def lose_it_for_a_moment(job: trainer.Job, term: threading.Event) -> trainer.Verdict | str:
+        leader.stand_by()
+        leader.lead()
+        return answer(job, term)
+
+    leader._in_a_process = lose_it_for_a_moment  # type: ignore[method-assign]
+    leader.tick()
+    assert [e.kind for e in log.entries] == ["trainer.leads", "retrain.started"]
+    leader.answers, leader._in_a_process = [FEW], answer  # type: ignore[method-assign]
+    leader.tick()
+    assert [e.kind for e in log.entries[2:]] == ["trainer.leads", "retrain.started", "retrain.judged"]
+
+
+def test_a_log_made_anew_is_told_who_leads(log: Log, tmp_path: Path) -> None:
+    """What was said in the old one will never be heard in the new one."""
+    leader = Trainer(tmp_path, log, FEW, FEW)
+    leader.tick()
+    log.entries, log.heard, log.logs, log.state = [], 0, 2, control.ControlState()
+    leader.last_start_ms = None
+    leader.tick()
+    assert [e.kind for e in log.entries] == ["trainer.leads", "retrain.started", "retrain.judged"]
 
 
 @pytest.mark.parametrize("how", ["gone", "broken", "of another nextclick"])
@@ -308,7 +372,7 @@ def test_a_champion_that_cannot_be_built_on_is_succeeded(log: Log, tmp_path: Pat
     if how == "broken":
         (leader.registry.path(old) / "config.json").write_text("")
     log.append("champion.changed", {"version": old, "predecessor": None}, by="t0")
-    leader._in_a_process = lambda job: msgspec.to_builtins(retraining.judged(job))  # type: ignore[method-assign]
+    leader._in_a_process = lambda job, term: msgspec.to_builtins(retraining.judged(job))  # type: ignore[method-assign]
     leader.tick()
     version = log.state.verdicts[-1]["version"]
     leader.registry.verify(version)

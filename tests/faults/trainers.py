@@ -59,7 +59,11 @@ class Arena:
 
     def told(self, name: str, sentence: str) -> bool:
         """Whether a trainer's log has it."""
-        return sentence in (self.folder / f"{name}.log").read_text(errors="replace")
+        return self.count(name, sentence) > 0
+
+    def count(self, name: str, sentence: str) -> int:
+        """How often a trainer's log has it."""
+        return (self.folder / f"{name}.log").read_text(errors="replace").count(sentence)
 
     def of(self, kind: str, by: str) -> list[control.Entry]:
         """Entries of a kind that one trainer wrote."""
