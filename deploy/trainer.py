@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,19 +17,16 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from deploy import child, ending, errors, health, logs, verdicts
+from deploy import child, ending, errors, health, logs, upkeep, verdicts
 from deploy import settings as dials
 from deploy.job import Job, Kind
 from featurestore import lake
 from streams import control, topics
-from trainer import cadence, encoders, extras, registry, staleness
+from trainer import cadence, extras, registry
 
 log = structlog.get_logger()
 
 TICK_S = 1.0
-TIDY_S = 60.0
-COMPACT_AFTER_MS = 600_000
-SPANS = 8  # merged segments in `lake.keep`, at least: rows stay an eighth of it longer
 NEEDS = {  # a setting that is not off: the module that it needs, and the extra that brings it
     "experiments.tensorboard": ("tensorboard", "experiments"), "experiments.mlflow": ("mlflow", "mlflow"),
     "ranker": ("lightgbm", "ranking"),
@@ -60,11 +55,11 @@ class Trainer:
         self.decision: cadence.Decision | None = None  # the newest, for the status
         self.leading, self.busy = threading.Event(), threading.Lock()  # the first: of this term, set while it lasts
         self.told: tuple[threading.Event, int, str] | None = None  # in which term and log, what this one said last
-        self.files = threading.Lock()  # whoever takes the lake's files away
         self.retraining, self.tuning = child.Child(), child.Child()
         self.preparing: threading.Thread | None = None
         self.encoded: str | None = None  # a tuned language model that waits for its judgement
         self.retrains: Counter[str] = Counter()  # by what came of them
+        self.upkeep = upkeep.Upkeep(settings, self.lake, self.registry, following, lambda: self.leading.is_set())
 
     def lead(self) -> None:
         """Retrain from now on: a new term, which nothing that an earlier one began belongs to."""
@@ -175,28 +170,6 @@ class Trainer:
         told = map(self.lake.progress, self.lake.keys())
         return sum(progress.stored for progress in told if progress is not None)
 
-    def erase(self) -> None:
-        """Take the forgotten out of the lake's files; a retrain that runs meanwhile does not hold it up."""
-        self._keep(lambda now_ms: self.lake.keep_forgotten(self.following.state.forgotten, now_ms))
-
-    def tidy(self) -> None:
-        """Merge the lake's old segments and let old ones go, however seldom anything is trained."""
-        keep_ms = self.settings["lake.keep"]
-        self._keep(lambda now_ms: self.lake.compact(COMPACT_AFTER_MS, now_ms, keep_ms // SPANS))
-        self._keep(lambda _: self.lake.expire(keep_ms))
-
-    def _keep(self, work: Callable[[int], int]) -> None:
-        """What only who leads does to the lake's files, one at a time."""
-        if not self.leading.is_set() or not self.files.acquire(blocking=False):
-            return
-        try:
-            work(int(time.time() * 1000))
-        except Exception:
-            log.exception("Stopping: the lake could not be kept.")
-            os._exit(3)
-        finally:
-            self.files.release()
-
     def prepare(self, settings: dials.Settings, now_ms: int, term: threading.Event) -> None:
         """Have a language model tuned; meanwhile retrains go on. Too few labels are no tuning: it is tried again."""
         try:
@@ -252,7 +225,7 @@ class Trainer:
         rejected = bool(verdict["metrics"]) and not verdict["accepted"]
         self.say(VERDICTS[rejected], said, term)
         log.info("Judged.", **{name: verdict[name] for name in ("kind", "accepted", "reason", "version", "n")})
-        self.upkeep(settings)
+        self.upkeep.prune(settings, self.encoded)
         return verdict
 
     def seen(self, champion: str | None) -> dict[str, int]:
@@ -266,23 +239,6 @@ class Trainer:
         """What came of it, or why nothing did."""
         where = self.tuning if job.kind == "prepare" else self.retraining
         return where.run(job, term)
-
-    def upkeep(self, settings: dials.Settings) -> None:
-        """Let old versions and what belonged to them go."""
-        now_ms = int(time.time() * 1000)
-        state = self.following.state
-        kept = {v for v in (state.champion, state.predecessor, *state.pins) if v}
-        kept |= staleness.ladder(staleness.versions(self.registry), now_ms)
-        gone = [f"versions/{v}" for v in self.registry.prune(settings["models.keep"], kept)]
-        used = {self.encoder_digest, *([self.encoded] if self.encoded is not None else [])}
-        gone += self.registry.sweep(used, 1000 * int(child.limit_s("prepare", settings["tune.budget"])), now_ms)
-        if gone:
-            log.info("Removed what no kept version needs.", gone=gone)
-
-    @functools.cached_property
-    def encoder_digest(self) -> str:
-        """Of the encoder that the settings name: workers without a champion use it."""
-        return encoders.digest(self.settings.encoder())
 
     def status(self) -> dict[str, Any]:
         """How this trainer is, for its web server."""
@@ -324,7 +280,11 @@ def run(settings: dials.Settings, stop: threading.Event) -> None:
     if not following.caught_up(60):
         raise topics.TopicUnusable(f"{names.control} could not be read within a minute: is the broker well?")
     scheduler = BackgroundScheduler(timezone="UTC")
-    for job, seconds in ((trainer.tick, TICK_S), (trainer.erase, TICK_S), (trainer.tidy, TIDY_S)):
+    for job, seconds in (
+        (trainer.tick, TICK_S),
+        (trainer.upkeep.erase, TICK_S),
+        (trainer.upkeep.tidy, upkeep.TIDY_S),
+    ):
         scheduler.add_job(job, "interval", seconds=seconds, max_instances=2, coalesce=True, misfire_grace_time=None)
     consumer = kafka.KafkaConsumer(
         names.control, **settings.kafka.for_kafka_python(), group_id=f"nextclick-trainer-{names.control}",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from streams import connection, control
+from streams import connection, following
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, float] | None = None
 
 
-class Beats(control.Follower):
+class Beats(following.Follower):
     """Follows the state topic; `watermark_ms` is the largest that a worker of these logs told, dead ones included.
 
     That an event time was seen stays true when its worker is gone; a partition that nobody owns is raised by nobody.

@@ -10,13 +10,13 @@ from typing import Any
 import kafka
 
 from featurestore.catalogue import Item
-from streams import codec, connection, control, items
+from streams import codec, connection, following, items
 from streams.bad import BadEvent
 
 REFUSED = 1_000  # dead letters that wait to be told, the newest
 
 
-class Catalogue(control.Follower):
+class Catalogue(following.Follower):
     """Follows the topic, all its partitions; `items` is the newest that was told of each, withdrawn ones included."""
 
     def __init__(self, kafka_: str | connection.Connection, topic: str) -> None:

@@ -254,7 +254,7 @@ def test_the_forgotten_leave_the_lake_while_a_retrain_runs(log: Log, tmp_path: P
     def train(job: trainer.Job, term: threading.Event) -> trainer.Verdict | str:
         assert held()
         log.append("forget", {"user_id": gone}, by="ann")
-        leader.erase()
+        leader.upkeep.erase()
         assert not held()
         return answer(job, term)
 
@@ -271,10 +271,10 @@ def test_what_is_old_leaves_the_lake_though_nothing_is_trained(log: Log, tmp_pat
         event = Event(event_id=f"e{n}", type="view", user_id="u", ts_ms=1_000_000 * (n + 1), item_id="i")
         leader.lake.write_rows(key, n, [Row(event, Origin("t@log", 0, n, 0, 0), "s")])
     leader.leading.clear()
-    leader.tidy()
+    leader.upkeep.tidy()
     assert len(leader.lake.cover().rows()) == 3
     leader.leading.set()
-    leader.tidy()
+    leader.upkeep.tidy()
     assert [row.event.event_id for row in leader.lake.cover().rows()] == ["e2"]
 
 
