@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from featurestore.events import Event, EventType, Origin, Row
 from trainer import learning, network
@@ -81,6 +82,23 @@ def test_only_the_newest_tokens_count_and_repeats_collapse(words: Texts) -> None
     assert (said.text[0] > 0).all()
     heading = net.headings(said)
     assert np.allclose(heading[0], heading[1])
+
+
+def test_numpy_says_where_torch_says_that_sessions_are_heading(words: Texts) -> None:
+    """Of sessions of all lengths together, before training and after it; each alone says the same."""
+    net = fresh(words)
+    long = [row(n // 2, NAMES[n * n % 9], type_=("view", "cart")[n % 2]) for n in range(40)]
+    sessions = [long[:n] for n in (1, 2, 5, 12, 40)] + [[row(1, type_="search", query="red hose")]]
+    for _ in range(2):
+        said = network.sequences(sessions, [60_000 * 21] * 6, words, net.words)
+        projected = net.projected(net.reduced(said.table))
+        with torch.inference_mode():
+            told = net.eval().heading(projected, *map(torch.from_numpy, said.batch(slice(None)))).numpy()
+        assert net.headings(said) == pytest.approx(told, abs=1e-6)
+        for k, session in enumerate(sessions):
+            alone = network.sequences([session], [60_000 * 21], words, net.words)
+            assert net.headings(alone)[0] == pytest.approx(told[k], abs=1e-6)
+        learning.train(net, lessons(words, net, [(a, NAMES[0]) for a in NAMES[1:]] * 50), 3)
 
 
 def test_it_comes_back_as_it_was_and_grows_without_forgetting(words: Texts) -> None:

@@ -56,7 +56,7 @@ def train(network: Network, lessons: Lessons, epochs: int) -> Network:
     counts = np.bincount(lessons.target, minlength=len(columns)) ** 0.5 + 0.1
     network.train()
     for rows in itertools.islice(_batches(rng, (said.text > 0).sum(1), settings.batch), steps):
-        text, *rest = said.batch(rows)
+        text, *rest = map(torch.from_numpy, said.batch(rows))
         known, place = torch.unique(text, return_inverse=True)
         heading = network.heading(network.projected(table[known]), place, *rest)
         if len(columns) <= settings.full_softmax:

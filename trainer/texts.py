@@ -80,7 +80,9 @@ class Texts:
                 self._fresh.update((t, made[t]) for t in (*missing, *again))
             if len(self._fresh) >= SHARD_TEXTS:
                 self.save()
-        return np.stack([made[t] for t in wanted]) if len(wanted) else np.zeros((0, self.dim), np.float32)
+        if not len(wanted):
+            return np.zeros((0, self.dim), np.float32)
+        return np.concatenate([made[t] for t in wanted]).reshape(len(wanted), -1)
 
     def _sought(self, wanted: list[str]) -> dict[str, Vectors]:
         """Of texts that are not held those that need no embedding."""
