@@ -56,6 +56,34 @@ def test_evidence_names_what_follows_what_is_near_and_what_was_touched() -> None
     assert told(made, mine) == said  # nothing is left behind by asking
 
 
+def test_crossings_lead_from_where_a_session_was_to_the_next_different_item() -> None:
+    """From a listing or an item, into the same category too; an item that is met again is no step."""
+    made, n = Memory(), 0
+    for item, shelf in (
+        ("a", "x"),
+        ("a", "x"),
+        (None, "y"),
+        ("a", "x"),
+        ("b", "y"),
+        ("c", "y"),
+        (None, "z"),
+        ("d", "x"),
+    ):
+        made.take(row(n := n + 1, item, type_="view" if item else "browse", category=shelf))
+
+    def after(shelf: str) -> dict[str, float]:
+        found = made.crossing([row(0, None, type_="browse", category=shelf)])
+        assert made.names[found.left] == f"c:{shelf}"
+        return {made.names[word]: float(times) for word, times in zip(found.after, found.times, strict=True)}
+
+    assert after("x") == {"c:y": 1}  # a → b, whatever was browsed before a came again
+    assert after("y") == {"c:y": 1}  # b → c
+    assert after("z") == {"c:x": 1}  # from the listing to d
+    nowhere = made.crossing([row(0, None, type_="browse", category="never seen")])
+    assert nowhere.left == -1
+    assert not len(nowhere.after)
+
+
 def test_popularity_halves_in_a_day_and_does_not_mind_who_came_first() -> None:
     """A click a day ago counts half of one now."""
     made = Memory()
@@ -249,10 +277,10 @@ def test_nothing_is_compiled_while_a_shopper_waits(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, followers, memory, nearest, neighbours, network, predictor, texts
+from trainer import blend, categories, followers, memory, nearest, neighbours, network, predictor, texts
 
 def compiled():
-    modules = (blend, followers, memory, nearest, neighbours)
+    modules = (blend, categories, followers, memory, nearest, neighbours)
     parts = [p for m in modules for p in vars(m).values() if hasattr(p, "py_func")]
     return sum(len(part.signatures) for part in parts)
 
@@ -266,7 +294,8 @@ for n in range(60):
     assert live.predict([Session("s", "u", 0, n, [row])], [n])[0].items or n < 7
 live.memory.make_room()
 net = network.Network(said.dim, [], network.NetworkSettings())
-live = predictor.Predictor(live.memory, said, trained=predictor.Trained(net, blend.Blend.flat()))
+trained = predictor.Trained(net, blend.Blend.flat(), categories=categories.Mixture())
+live = predictor.Predictor(live.memory, said, trained=trained)
 live.predict([Session("s", "u", 0, n, [row])], [n])  # everything is forgotten
 live.memory.take(row)
 live.predict([Session("s", "u", 0, n, [row])], [n])

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from featurestore import disk, lake, sessions, window
 from featurestore.events import Event, Origin, Row
@@ -311,6 +312,7 @@ def test_no_feature_knows_the_future(shop: tuple[lake.Lake, texts.Texts, registr
     for i, case in made[0].items():
         assert np.array_equal(case.candidates, made[1][i].candidates)
         assert np.array_equal(case.session, made[1][i].session)
+        assert np.array_equal(case.crossing.times, made[1][i].crossing.times)
 
 
 def test_purchase_head_learns_from_the_whole_window(
@@ -352,12 +354,47 @@ def test_a_version_says_the_same_when_it_is_read_back(
     for a, b in zip(together, alone, strict=True):
         assert dict(a.items) == pytest.approx(dict(b.items), rel=1e-4)
         assert a.none_probability == pytest.approx(b.none_probability, rel=1e-4)
+        assert dict(a.categories) == pytest.approx(dict(b.categories), rel=1e-4)
     falling = all(sorted((p for _, p in a.items), reverse=True) == [p for _, p in a.items] for a in together)
     assert falling != ranker  # its order is not that of the probabilities
     config = out.path(name) / "config.json"
     config.write_bytes(config.read_bytes().replace(b'"follows"', b'"leads"'))
     with pytest.raises(ValueError, match="other features"):
         Predictor.load(out.path(name), words)
+
+
+def test_a_version_of_before_the_mixture_tells_categories_as_it_did(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its items alone; its refresh has a mixture, whose memory counts from there on."""
+    the_lake, words, out = shop
+    rows = shop_rows(4_000)
+    the_lake.write_rows(KEY, 0, rows[:2_000])
+    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
+    assert name is not None
+    folder = out.path(name)
+    assert Predictor.load(folder, words).memory.crossing(rows[:1]).times.sum() > 100
+    config, counts = folder / "config.json", folder / "memory.safetensors"
+    config.write_bytes(msgspec.json.encode({**msgspec.json.decode(config.read_bytes()), "categories": None}))
+    save_file({k: v for k, v in load_file(counts).items() if not k.startswith("crossings")}, counts)
+    model = Predictor.load(folder, words)
+    assert model.memory.crossing(rows[:1]).times.sum() == 0
+    one = rows[1_990]
+    (interest,) = model.predict([sessions.Session("s", "u", 0, 0, [one])], [one.event.ts_ms])
+    (said, headings), at_ms = model.headings([[one]], [one.event.ts_ms]), one.event.ts_ms
+    _, case = model.case([one], at_ms, headings[0], said.own[0])
+    assert model.trained is not None
+    each, none, _ = model.trained.blend.probabilities(case)
+    shelves, shares = blend.by_category(case.shelves, each, none)
+    by_items = {model.memory.names[w][2:]: s for w, s in zip(shelves.tolist(), shares.tolist(), strict=True)}
+    assert dict(interest.categories) == pytest.approx(by_items, rel=1e-4)
+    the_lake.write_rows(KEY, 2_000, rows[2_000:])
+    monkeypatch.setattr(judge, "refresh_gate", lambda *_: (True, "whatever it is worth", {}))
+    refreshed = retrain.run(the_lake.cover(), folder, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
+    again = Predictor.load(out.path(str(refreshed)), words)
+    assert again.trained is not None
+    assert again.trained.categories is not None
+    assert again.memory.crossing(rows[:1]).times.sum() > 100
 
 
 def test_each_minute_brings_cuts_that_no_version_has_seen(

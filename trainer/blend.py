@@ -34,6 +34,7 @@ class Case:
     none: float = 0.0  # that nothing more comes, as the memory has it
     target: int = -2  # a candidate's place; −1: nothing more; −2: an item that is no candidate
     shelves: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # [n] the word of each candidate's category
+    crossing: memory.Crossing = field(default_factory=memory.Crossing)
     shelf: int = -1  # of what came, −1: it has none or nothing came
     slices: tuple[str, ...] = ()  # what kind of case it is
 

@@ -11,7 +11,7 @@ import numpy as np
 from featurestore import lake, window
 from featurestore.catalogue import Item
 from featurestore.events import Row
-from trainer import blend, judge, lambdarank, memory
+from trainer import blend, categories, judge, lambdarank, memory
 from trainer.predictor import Predictor
 from trainer.ragged import Ints
 
@@ -94,11 +94,14 @@ def answered(
     return dataclasses.replace(case, target=int(here[0]) if len(here) else -2, shelf=shelf, slices=slices)
 
 
-def scores(arm: blend.Blend, cases: list[blend.Case], ranker: lambdarank.Ranker | None = None) -> judge.Scores:
+def scores(
+    arm: blend.Blend, cases: list[blend.Case], ranker: lambdarank.Ranker | None = None,
+    mixture: categories.Mixture | None = None,
+) -> judge.Scores:  # fmt: skip
     """One arm on the held-out cases; an item that is no candidate has rank infinity, ties get the middle rank."""
     out = np.full((8, len(cases)), np.nan)
     for j, case in enumerate(cases):
-        each, none, _ = arm.probabilities(case)
+        each, _, _ = arm.probabilities(case)
         target = case.target
         out[0, j] = blend.surprise(arm, case)
         if target != -1:
@@ -109,9 +112,9 @@ def scores(arm: blend.Blend, cases: list[blend.Case], ranker: lambdarank.Ranker 
         best = int(each.argmax()) if len(each) else -1
         out[3, j], out[4, j] = (each[best], float(best == target)) if best >= 0 else (0.0, 0.0)
         if case.shelf != -1:
-            shelves, shares = blend.by_category(case.shelves, each, none)
-            share = shares[shelves == case.shelf].sum() / max(1 - none, 1e-9)
-            above = (shares > shares[shelves == case.shelf].sum()).sum() if share else np.inf
+            shelves, shares = categories.shares(mixture, case.shelves, each, case.crossing)
+            share = shares[shelves == case.shelf].sum()
+            above = (shares > share).sum() if share else np.inf
             out[5:, j] = -np.log(max(share, 1e-4)), float(above < 1), float(above < 5)
     if not np.isfinite(out[0]).all():
         raise FloatingPointError("a score is not finite: the candidate is broken")

@@ -1,4 +1,4 @@
-"""What comes after what: each word with the items most counted after it."""
+"""What comes after what: each word with those most counted after it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ FOLLOWERS = 100  # kept of each word, the most counted
 
 
 class Followers:
-    """Word → the items most counted after it, `FOLLOWERS` of them (Space-Saving: Metwally et al., ICDT 2005)."""
+    """Word → those most counted after it, `FOLLOWERS` of them (Space-Saving: Metwally et al., ICDT 2005)."""
 
-    def __init__(self, state: dict[str, NDArray[Any]] | None = None) -> None:
+    def __init__(self, state: dict[str, NDArray[Any]] | None = None, *, itself: bool = False) -> None:
+        self.itself = itself  # whether a word may follow itself
         self.size: Ints = np.zeros(0, np.int32) if state is None else state["size"].copy()
         self._rows = Ragged(FOLLOWERS, np.int32, np.float32)  # which, and how often
         if state is not None:
             self._rows = Ragged.of(FOLLOWERS, self.size, state["who"], state["count"])
 
     def add(self, words: Ints, item: int, weights: Floats) -> None:
-        """Count an item after each of some words [n], with its weight [n]; it does not follow itself."""
+        """Count an item after each of some words [n], with its weight [n]."""
         done = 0
-        while (done := _add(done, words, item, weights, self._rows.room, *self.arrays)) < len(words):
+        while (done := _add(done, words, item, weights, self.itself, self._rows.room, *self.arrays)) < len(words):
             word = int(words[done])
             if word >= len(self.size):
                 self.size = roomy(self.size, word)
                 self._rows.reach(word)
             self._rows.make_room(word, int(self.size[word]) + 1)
+
+    def after(self, word: int) -> tuple[Ints, Floats]:
+        """What was counted after a word, and how often."""
+        size, start, who, count = self.arrays
+        if not 0 <= word < len(size):
+            return who[:0].copy(), count[:0].copy()
+        first, last = start[word], start[word] + size[word]
+        return who[first:last].copy(), count[first:last].copy()
 
     def drop(self, gone: NDArray[np.bool_]) -> None:
         """Forget words, as that which is followed and as what follows."""
@@ -50,11 +59,13 @@ class Followers:
 
 
 @numba.njit(cache=True)
-def _add(done, words, item, weights, room, size, start, who, count):  # type: ignore[no-untyped-def] # pragma: no cover
+def _add(  # type: ignore[no-untyped-def] # pragma: no cover
+    done, words, item, weights, itself, room, size, start, who, count
+):
     """From a place on; returns the first one whose word has no room for it."""
     for k in range(done, len(words)):
         word = words[k]
-        if word == item:
+        if word == item and not itself:
             continue
         if word >= len(size):
             return k

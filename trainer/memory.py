@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ ITEM_WORTH = 16  # a query is kept as an item is that was said a sixteenth as of
 RECENT = 20  # rows of a session that evidence is sought for
 QUERY = 10  # distinct words of them
 SEARCH = "q:"  # before the words of a search
+LISTING = "c:"  # before a category
 ALONE = np.array([1.0, 0.3, 0.15, 0.0, 1.0, 0.0])  # what each kind of evidence weighs before a version is trained
 EVIDENCE = ("follows", "category", "in_session", "popularity", "neighbours", "after_last")
 FADING = 0.6 ** np.arange(4, dtype=np.float32)  # what comes after several is counted after each, less and less
 NONE = np.zeros(0, np.int32)
+ONCE = np.ones(1, np.float32)
 
 
 class Known(msgspec.Struct, array_like=True):
@@ -46,13 +49,22 @@ class Known(msgspec.Struct, array_like=True):
     price: float | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crossing:
+    """The category that a session was in last, of an item or a listing, and what came after it so far."""
+
+    left: int = -1  # its word, −1: none
+    after: Ints = field(default_factory=lambda: NONE)  # [n] words of categories
+    times: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [n]
+
+
 def token(row: Row) -> str:
     """What a row adds to the sequence of a session: an item, else a listing, a query, or what was done."""
     event = row.event
     if event.item_id:
         return event.item_id
     if event.category:
-        return "c:" + event.category
+        return LISTING + event.category
     return SEARCH + event.query.lower().strip() if event.query else "t:" + event.type
 
 
@@ -113,6 +125,7 @@ class Memory:
         self.category = np.zeros(0, np.int32)  # of each item: the word of its category, −1: not told
         self.popular, self.popular_ms = np.zeros(0, np.float64), np.zeros(0, np.int64)  # faded count, as of when
         self.follows, self.shelves = Followers(), Followers()  # of any word; of a category
+        self.crossings = Followers(itself=True)  # category → that of the next different item
         self.neighbours = Neighbours()
         self.endings = Endings(horizon_ms)  # of sessions
         self.watchers: list[set[str]] = []
@@ -245,6 +258,7 @@ class Memory:
         gone[chosen] = True
         self.follows.drop(gone)
         self.shelves.drop(gone)
+        self.crossings.drop(gone)
         self.neighbours.drop(gone)
         self._free, self._top = sorted([*self._free, *chosen.tolist()], reverse=True), None
 
@@ -260,7 +274,7 @@ class Memory:
             return
         self.items[name] = told
         if told.category and (old is None or old.category != told.category):
-            self.category[word] = self.word("c:" + told.category)
+            self.category[word] = self.word(LISTING + told.category)
         for watcher in self.watchers:
             watcher.add(name)
 
@@ -270,9 +284,28 @@ class Memory:
         before, now = (0.5 ** ((newest - ms) / HALF_LIFE_MS) for ms in (int(self.popular_ms[word]), at_ms))
         self.popular[word] = float(self.popular[word]) * before + now
         self.popular_ms[word] = newest
+        before = self.neighbours.recent(session, QUERY)
         if self.category[word] >= 0:
             self.shelves.add(self.category[word : word + 1], word, FADING)
-        self.follows.add(self.neighbours.recent(session, len(FADING)), word, FADING)
+            if (left := self._left(before, word)) >= 0:
+                self.crossings.add(np.array([left], np.int32), int(self.category[word]), ONCE)
+        self.follows.add(before[: len(FADING)], word, FADING)
+
+    def _left(self, before: Ints, word: int) -> int:
+        """The category that a session comes from to an item, its words the newest first; −1: none, or it was there."""
+        left = -1
+        for one in before.tolist():
+            if self.item[one]:
+                return -1 if one == word else left if left >= 0 else int(self.category[one])
+            if left < 0 and self.names[one].startswith(LISTING):
+                left = one
+        return left
+
+    def crossing(self, rows: list[Row]) -> Crossing:
+        """Which category a session comes from, and what came after it so far."""
+        left = self.words.get(LISTING + (last_category(rows) or ""), -1)
+        after, times = self.crossings.after(left)
+        return Crossing(left=left, after=after, times=times)
 
     def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
         """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item, nor a withdrawn one.
@@ -288,7 +321,7 @@ class Memory:
         own = [(self.words[name], ago) for name, ago in own_items(rows).items() if name in self.words]
         mine, ago = (np.array([pair[k] for pair in own], np.int32) for k in (0, 1))
         last = last_category(rows)
-        shelf = self.words.get("c:" + last, -1) if last else -1
+        shelf = self.words.get(LISTING + last, -1) if last else -1
         if shelf >= 0 and len(self.arrivals):
             also = np.concatenate([also, self.arrivals.on(shelf)])
         return _evidence(  # type: ignore[no-any-return]
@@ -329,6 +362,7 @@ class Memory:
         made.popular, made.popular_ms = arrays["popular"], arrays["popular_ms"]
         made.worth_ms = arrays.get("worth_ms", made.popular_ms.astype(np.float64))  # versions before it have none
         made.follows, made.shelves = (Followers(_part(arrays, name)) for name in ("follows", "shelves"))
+        made.crossings = Followers(_part(arrays, "crossings") or None, itself=True)  # versions before it have none
         made.neighbours = Neighbours.of(_part(arrays, "neighbours"))
         if "endings" in state:  # versions before it have none
             made.endings = Endings.read(state["endings"], _part(arrays, "endings"))
@@ -352,6 +386,7 @@ class Memory:
         parts = {
             "follows": self.follows.state(),
             "shelves": self.shelves.state(),
+            "crossings": self.crossings.state(),
             "neighbours": self.neighbours.state(),
             "endings": self.endings.state()[1],
         }

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from featurestore import window
 from featurestore.catalogue import Item
 from featurestore.events import Event, Origin, Row, Session
-from trainer import blend, endings, heads, lambdarank, memory, nearest, network, texts
+from trainer import blend, categories, endings, heads, lambdarank, memory, nearest, network, texts
 from trainer.ragged import Ints
 
 ITEMS = 20
@@ -45,6 +45,7 @@ class Trained(msgspec.Struct, frozen=True):
     network: network.Network
     blend: blend.Blend
     purchase: heads.Purchase | None = None
+    categories: categories.Mixture | None = None  # what they are told by; None: by the items' probabilities alone
     ranker: lambdarank.Ranker | None = None  # what orders the items; their probabilities stay the blend's
 
 
@@ -73,6 +74,7 @@ class Predictor:
         trial.learn([row])
         trial.predict([Session("s", "u", 0, 0, [row])], [0])
         nearest.rehearse()
+        categories.shares(categories.Mixture(), memory.NONE, np.zeros(0), trial.memory.crossing([row]))
         trial.memory.make_room()
 
     def learn(self, rows: list[Row]) -> int:
@@ -132,7 +134,8 @@ class Predictor:
             buys = head.probability(rows[i], now_ms) if head is not None else None
             ranker = self.trained.ranker
             worth = each if ranker is None else ranker.worth(case, each)
-            made.append(self._interest(session, found, each, none, buys, "model", worth))
+            told = categories.shares(self.trained.categories, case.shelves, each, case.crossing)
+            made.append(self._interest(session, found, each, none, buys, "model", told, worth))
         return made
 
     def recall(self, sessions: list[Session], at_ms: list[int]) -> list[Interest]:
@@ -190,19 +193,22 @@ class Predictor:
         )
         said = endings.features(rows, at_ms)
         return found, blend.Case(
-            candidates=candidates, session=said, none=remembered.endings.of(said), shelves=shelves
+            candidates=candidates, session=said, none=remembered.endings.of(said), shelves=shelves,
+            crossing=remembered.crossing(rows),
         )  # fmt: skip
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
         found, scores = self.memory.score(session.rows, at_ms)
         none = self.memory.endings.of(endings.features(session.rows[-window.LENGTH :], at_ms)) if len(found) else 1.0
-        return self._interest(session, found, scores * (1 - none) / max(scores.sum(), 1e-9), none, None, "fallback")
+        each = scores * (1 - none) / max(scores.sum(), 1e-9)
+        told = blend.by_category(self.memory.category[found], each, 0.0)
+        return self._interest(session, found, each, none, None, "fallback", told)
 
     def _interest(
         self, session: Session, found: Ints, each: Any, none: float, buys: float | None,
-        reason: Literal["model", "fallback"], worth: Any = None,
+        reason: Literal["model", "fallback"], told: categories.Told, worth: Any = None,
     ) -> Interest:  # fmt: skip
-        shelves, shares = blend.by_category(self.memory.category[found], each, none)
+        shelves, shares = told[0], told[1] * (1 - none)
         return Interest(
             session.user_id, session.session_id, self._named(found, each, ITEMS, worth),
             [(name[2:], share) for name, share in told_of(self._named(shelves, shares, MOST), none)],
@@ -226,6 +232,7 @@ class Predictor:
             trained_ms=net.trained_ms,
             weights=mixed,
             purchase=self.trained.purchase,
+            categories=self.trained.categories,
         )
         (directory / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
         if self.trained.ranker is not None:
@@ -247,7 +254,7 @@ class Predictor:
         net = network.Network.of(weights, config.words, config.network, config.trained_ms)
         trees = directory / RANKER
         ranker = lambdarank.Ranker(trees.read_text(encoding="utf-8")) if trees.exists() else None
-        trained = Trained(net, config.weights, config.purchase, ranker)
+        trained = Trained(net, config.weights, config.purchase, config.categories, ranker)
         return cls(memory.Memory.load(directory), texts_, version=directory.name, trained=trained)
 
 
@@ -260,6 +267,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     trained_ms: int
     weights: blend.Blend
     purchase: heads.Purchase | None = None
+    categories: categories.Mixture | None = None  # versions before it have none
     features: tuple[str, ...] = blend.FEATURES
     session_features: tuple[str, ...] = blend.SESSION
 

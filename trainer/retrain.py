@@ -15,7 +15,7 @@ from featurestore import database, window
 from featurestore.catalogue import Item
 from featurestore.events import Row
 from featurestore.lake import Cover
-from trainer import blend, heads, judge, knobs, lambdarank, learning, memory, network, registry, tuning
+from trainer import blend, categories, heads, judge, knobs, lambdarank, learning, memory, network, registry, tuning
 from trainer.cases import replay, scores, summary, window_rows
 from trainer.endings import Endings
 from trainer.memory import current_item, token
@@ -126,11 +126,12 @@ def run(
     known = [cases["candidate"][i] for i in fit]
     fitted = blend.fit(known, start=mixed)
     ranker = lambdarank.fit(known, fitted) if recipe.ranker else None
-    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy), ranker)
+    mixture = categories.fit(fitted, known, start=old.trained.categories if old is not None and old.trained else None)
+    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy), mixture, ranker)
 
     session = made.session_key[held]
     judged = {
-        name: scores(arm.trained.blend, [cases[name][i] for i in held], arm.trained.ranker)
+        name: scores(arm.trained.blend, [cases[name][i] for i in held], arm.trained.ranker, arm.trained.categories)
         for name, arm in arms.items()
         if arm.trained
     }
