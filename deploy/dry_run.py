@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,17 @@ class Outlet:
     """What would have been published."""
 
     def __init__(self) -> None:
-        self.predictions = self.bytes = 0
+        self.told = self.bytes = 0
         self.newest: deque[bytes] = deque(maxlen=SAMPLE)
         self.dead: Counter[str] = Counter()
 
-    async def prediction(self, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
+    async def predictions(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[asyncio.Future[Any]]:
         """Counted, and acknowledged at once."""
-        if value is not None:
-            self.predictions += 1
-            self.bytes += len(value)
-            self.newest.append(value)
-        return _acknowledged()
+        values = [value for _, value in messages if value is not None]
+        self.told += len(values)
+        self.bytes += sum(map(len, values))
+        self.newest.extend(values)
+        return []
 
     async def dead_letter(self, dead: codec.DeadLetter) -> asyncio.Future[Any]:
         """Counted by its reason."""
@@ -215,7 +215,7 @@ class Look:
         return Looked(
             seconds=round(time.monotonic() - self.began_s, 1), events=taken.events, **counts, nothing=taken.nothing,
             missing=sum(part.missing for part in taken.parts.values()), unkeyed=taken.unkeyed,
-            predictions=self.outlet.predictions, prediction_bytes=self.outlet.bytes,
+            predictions=self.outlet.told, prediction_bytes=self.outlet.bytes,
             dead_letters=dict(self.outlet.dead), lag=sum(max(0, part.end - part.read) for part in taken.parts.values()),
             version=self.models.current.version, busy_s={k: round(s, 3) for k, s in taken.busy.s.items()},
             latency_ms={"p50": round(recent[49], 1), "p99": round(recent[98], 1)} if recent else None,

@@ -240,8 +240,7 @@ def run(settings: dials.Settings) -> None:
 async def entomb(taken: ingest.Ingest, outlet: app.Outlet) -> None:
     """Take back what was predicted for the forgotten, once nothing more can be said of them."""
     users = [user for user, seq in taken.erased.items() if seq <= taken.acked_seq]
-    sends = [await outlet.prediction(user.encode(), None) for user in users]
-    await asyncio.gather(*sends)
+    await asyncio.gather(*await outlet.predictions([(user.encode(), None) for user in users]))
     for user in users:
         del taken.erased[user]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from typing import Any, Protocol
 
 from faust.types import TP
@@ -18,6 +19,7 @@ from streams.parts import Batch, Part
 
 ROWS = 5_000  # their sessions are scored at once, unless a single poll has more: bounds what waits for acknowledgement
 TOKENS = 50  # the newest rows of a session that a model looks at
+TOLD = 500  # predictions that are handed over together
 
 
 class Model(Protocol):
@@ -28,14 +30,14 @@ class Model(Protocol):
     def recall(self, sessions: list[Session], at_ms: list[int]) -> list[Any]: ...
 
 
-Pending = Awaitable[asyncio.Future[Any]]  # aiokafka: accepted, then acknowledged
+Acknowledged = asyncio.Future[Any]
 
 
 class Outlet(Protocol):
-    """Where predictions and dead letters go."""
+    """Where predictions and dead letters go: awaited they are accepted, what comes back is their acknowledgement."""
 
-    def prediction(self, key: bytes, value: bytes | None) -> Pending: ...
-    def dead_letter(self, dead: codec.DeadLetter) -> Pending: ...
+    async def predictions(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[Acknowledged]: ...
+    async def dead_letter(self, dead: codec.DeadLetter) -> Acknowledged: ...
 
 
 Due = tuple[TP, Part, Session, Row]
@@ -154,23 +156,18 @@ class Scorer:
         with busy("predict"):
             interests = await asyncio.get_running_loop().run_in_executor(self.thread, self._run, model, rows, found)
         await self._heard(found)
-        now_ms = int(time.time() * 1000)
         with busy("send"):
             sends = [await self.outlet.dead_letter(dead) for batch in batches for dead in batch.dead]
             sent: list[tuple[Due, codec.Prediction]] = []
-            for one, interest in zip(found, interests, strict=True):
-                tp, part, _, trigger = one
-                if not self.may_emit():  # a freeze may come between two of them
-                    await self._heard(found)
-                    now_ms = int(time.time() * 1000)
-                if self.ingest.parts.get(tp) is part:
-                    user_id = trigger.event.user_id
-                    said = prediction(
-                        interest, trigger, horizon_ms=self.outcomes.horizon_ms, now_ms=now_ms, arm=self._arm(user_id)
-                    )
-                    sends.append(await self.outlet.prediction(user_id.encode(), codec.encode_prediction(said)))
-                    sent.append((one, said))
-                    self.predictions += 1
+            for at in range(0, len(found), TOLD):
+                some = zip(found[at : at + TOLD], interests[at : at + TOLD], strict=True)
+                made = [(one, self._prediction(interest, one[3])) for one, interest in some]
+                messages = [(said.user_id.encode(), codec.encode_prediction(said)) for _, said in made]
+                await self._heard(found)  # a freeze may have come since
+                ours = [self.ingest.parts.get(tp) is part for (tp, part, _, _), _ in made]
+                sends += await self.outlet.predictions(list(compress(messages, ours)))
+                sent += compress(made, ours)
+                self.predictions += sum(ours)
         with busy("ack"):
             await asyncio.gather(*sends)
         self._note_latencies(found)
@@ -195,6 +192,12 @@ class Scorer:
             for part, progress in batch.progress.values():
                 self.outcomes.settle(part.predicted, progress.watermark_ms)
         self.outcomes.bound([part.predicted for part in self.ingest.parts.values()])
+
+    def _prediction(self, interest: Any, trigger: Row) -> codec.Prediction:
+        return prediction(
+            interest, trigger, horizon_ms=self.outcomes.horizon_ms, now_ms=int(time.time() * 1000),
+            arm=self._arm(trigger.event.user_id),
+        )  # fmt: skip
 
     def _arm(self, user_id: str) -> str:
         return outcomes.arm_of(user_id, self.holdback)

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import aiokafka
+import msgspec
 import pytest
 
 from streams import app, connection, topics
@@ -113,5 +114,35 @@ async def test_producer_gives_a_broker_up_after_its_time(monkeypatch: pytest.Mon
     outlet = app.Outlet(SETTINGS)
     await outlet.beat(b"1")
     with pytest.raises(aiokafka.errors.KafkaConnectionError):
-        await outlet.prediction(b"u", b"{}")
+        await outlet.predictions([(b"u", b"{}")])
     assert stopped == [1, 1]
+
+
+async def test_predictions_arrive_whole_in_order_and_where_their_users_other_records_are(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many record batches they fill; a tombstone is one of them."""
+    monkeypatch.setattr(app, "BATCH_BYTES", 2_000)
+    names = topics.Topics(predictions="told", dead_letters="told-dead", state="told-state", events=("told-events",))
+    topics.ensure(connection.of(kafka), names)
+    users = [f"user-{n % 7}".encode() for n in range(300)]
+    messages = [(user, None if n % 50 == 9 else b'{"n":%d}' % n + b" " * 300) for n, user in enumerate(users)]
+    outlet = app.Outlet(msgspec.structs.replace(SETTINGS, kafka=kafka, predictions="told"))
+    sent = await outlet.predictions(messages[:200]) + await outlet.predictions(messages[200:])
+    await asyncio.gather(*sent)
+    assert await outlet.predictions([]) == []
+    await outlet.stop()
+    came: dict[bytes, list[bytes | None]] = {}
+    places: dict[bytes, set[int]] = {}
+    async with (
+        aiokafka.AIOKafkaProducer(bootstrap_servers=kafka) as producer,
+        aiokafka.AIOKafkaConsumer("told", bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer,
+    ):
+        for user in set(users):
+            places[user] = {(await producer.send_and_wait("told", b"last", key=user)).partition}
+        for _ in range(len(messages) + len(places)):
+            record = await asyncio.wait_for(consumer.getone(), 20)
+            came.setdefault(record.key, []).append(record.value)
+            places[record.key].add(record.partition)
+    assert came == {user: [*(value for of, value in messages if of == user), b"last"] for user in places}
+    assert {len(at) for at in places.values()} == {1}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types import TP
 
 from featurestore import sessions
@@ -124,8 +126,11 @@ def test_small_batches_are_scored_together_and_large_ones_one_by_one() -> None:
     assert score.portion([large, small]) == [large]
 
 
-async def test_worker_frozen_between_two_predictions_of_a_batch_keeps_the_second_to_itself() -> None:
+async def test_worker_frozen_between_two_portions_of_a_batch_keeps_the_second_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Thawed, it waits until it hears of the group, and what is another's by then is not said."""
+    monkeypatch.setattr(score, "TOLD", 1)
     shop = Shop()
     batch = shop.batch(("ann", 0, {}), ("bob", 1, {}))
     told: list[bytes] = []
@@ -135,13 +140,11 @@ async def test_worker_frozen_between_two_predictions_of_a_batch_keeps_the_second
     )  # fmt: skip
 
     class Outlet:
-        async def prediction(self, key: bytes, value: bytes | None) -> Any:
-            told.append(key)
+        async def predictions(self, messages: Sequence[tuple[bytes, bytes | None]]) -> list[Any]:
+            told.extend(key for key, _ in messages)
             heard[0] = False  # the freeze; the group hears nothing of us from here on
             asyncio.get_running_loop().call_later(0.05, taken.parts.clear)  # our word that it was taken from us
-            done = asyncio.get_running_loop().create_future()
-            done.set_result(None)
-            return done
+            return []
 
     class Model:
         def learn(self, rows: list[Row]) -> None: ...
@@ -167,11 +170,9 @@ async def test_held_back_users_get_the_memory_alone_and_outcomes_count_by_arm() 
     taken = SimpleNamespace(waiting=[], parts={TP0: shop.part}, busy=stages.Busy(), acknowledged=lambda seq: None)
 
     class Outlet:
-        async def prediction(self, key: bytes, value: bytes) -> Any:
-            told.append(codec.decode_prediction(value))
-            done = asyncio.get_running_loop().create_future()
-            done.set_result(None)
-            return done
+        async def predictions(self, messages: Sequence[tuple[bytes, bytes]]) -> list[Any]:
+            told.extend(codec.decode_prediction(value) for _, value in messages)
+            return []
 
     class Model:
         def learn(self, rows: list[Row]) -> None: ...
