@@ -135,7 +135,7 @@ def walk(
         recipe = retrain.Recipe(network=made, ranker=settings["ranker"] == "lambdarank")
         the_lake, out = lake.Lake(Path(folder), "backtest"), registry.Registry(Path(folder))
         words = texts.Texts(settings.encoder(), Path(folder), "backtest")
-        model, champion = Predictor.cold(words, settings["horizon.next"]), None
+        model, champion = Predictor.cold(words, settings["horizon.next"], settings["session.lateness"]), None
         group = Group(past, baselines.build(plan.baselines, words), f"@{name}", spent, trained=True)
         since: dict[lake.PartitionKey, int] = {}
         shelved = 0

@@ -135,7 +135,8 @@ class Look:
         self.taken.forgotten = following.state.forgotten
         vectors = texts.Texts(settings.encoder(), settings.shared, None)
         self.models = Models(
-            shared=settings.shared, texts_=vectors, lake_=self.lake, log_=following, horizon_ms=settings["horizon.next"]
+            shared=settings.shared, texts_=vectors, lake_=self.lake, log_=following,
+            horizon_ms=settings["horizon.next"], lateness_ms=settings["session.lateness"],
         )  # fmt: skip
         self.models.catalogue = lambda: known
         predictor.Predictor.rehearse(vectors)

@@ -88,7 +88,7 @@ def from_folder(
     the_lake = lake.Lake(settings.shared, "rank")
     path = registry.Registry(settings.shared).verify(champion) if champion is not None else None
     words = texts.Texts(encoders.encoder_of(path, settings.shared, settings.encoder()), settings.shared, "rank")
-    cold = predictor.Predictor.cold(words, settings["horizon.next"])
+    cold = predictor.Predictor.cold(words, settings["horizon.next"], settings["session.lateness"])
     model = predictor.Predictor.load(path, words) if path is not None else cold
     seen = {lake.PartitionKey(*key): nxt - 1 for key, nxt in model.memory.seen.items()}
     model.learn(the_lake.read(lambda found: found.rows(), seen))

@@ -216,6 +216,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return WindowPolicy(
             horizon_next_ms=self["horizon.next"],
             horizon_purchase_ms=self["horizon.purchase"],
+            lateness_ms=self["session.lateness"],
             cuts=self["window"],
             max_age_ms=self["window.age"],
             n_min=self["n_min"],

@@ -36,10 +36,10 @@ class Models:
 
     def __init__(
         self, *, shared: Path, texts_: texts.Texts, lake_: lake.Lake, log_: control.ControlLog,
-        horizon_ms: int = endings.HORIZON_MS,
+        horizon_ms: int = endings.HORIZON_MS, lateness_ms: int = endings.LATENESS_MS,
     ) -> None:  # fmt: skip
         self.registry, self.texts, self.lake, self.control = registry.Registry(shared), texts_, lake_, log_
-        self.current = predictor.Predictor.cold(texts_, horizon_ms)
+        self.current = predictor.Predictor.cold(texts_, horizon_ms, lateness_ms)
         self.refused: dict[str, object] = {}  # with what was known of it then
         self.swaps = 0
         self.catalogue: Callable[[], list[Item]] = list  # what a version learns of items that nobody touched
@@ -139,7 +139,8 @@ def run(settings: dials.Settings) -> None:
     taken.erased = dict.fromkeys(taken.forgotten, 0)
     vectors = texts.Texts(settings.encoder(), settings.shared, settings.worker)
     models = Models(
-        shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following, horizon_ms=settings["horizon.next"]
+        shared=settings.shared, texts_=vectors, lake_=the_lake, log_=following,
+        horizon_ms=settings["horizon.next"], lateness_ms=settings["session.lateness"],
     )  # fmt: skip
     predictor.Predictor.rehearse(vectors)
     vectors.load()

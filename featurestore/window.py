@@ -40,6 +40,7 @@ class WindowPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     horizon_next_ms: int = 1_800_000
     horizon_purchase_ms: int = 86_400_000
+    lateness_ms: int = 120_000
     cuts: int = 200_000
     max_age_ms: int = 14 * 86_400_000
     n_min: int = 500

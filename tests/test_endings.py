@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from featurestore.events import Event, EventType, Origin, Row
+from featurestore.window import LENGTH
 from trainer import endings
 from trainer.endings import Endings
 from trainer.memory import digest
@@ -104,6 +105,26 @@ def test_nothing_counts_before_its_whole_horizon_has_passed() -> None:
     early, due = taught([*first, row(2, end, "z", user="w")]), taught([*first, row(2, end + 1, "z", user="w")])
     assert np.array_equal(early.weights, Endings().weights)
     assert not np.array_equal(due.weights, Endings().weights)
+
+
+def test_how_late_an_event_may_come_is_waited_for_and_no_longer() -> None:
+    """The lateness that it was made with; a version tells it, one of before that is read with the usual one."""
+    first = [row(0, 0, "a"), row(1, MINUTE, "b"), row(2, endings.HORIZON_MS + 5_001, "z", user="w")]
+    assert np.array_equal(taught(first).weights, Endings().weights)
+    prompt = taught(first, Endings(lateness_ms=5_000))
+    assert not np.array_equal(prompt.weights, Endings().weights)
+    plain, arrays = prompt.state()
+    assert Endings.read(plain, arrays).lateness_ms == 5_000
+    del plain["lateness_ms"]
+    assert Endings.read(plain, arrays).lateness_ms == endings.LATENESS_MS
+
+
+def test_only_the_newest_rows_of_a_session_are_asked_of() -> None:
+    """As many as the trainer sees of it."""
+    rows = [row(n, n * MINUTE, "ab"[n % 2]) for n in range(LENGTH + 9)]
+    x, none = Endings().asked(rows, rows[-1].event.ts_ms)
+    assert np.array_equal(x, endings.features(rows[-LENGTH:], rows[-1].event.ts_ms))
+    assert none == pytest.approx(endings.STOP_SHARE)
 
 
 def test_what_is_read_back_goes_on_as_if_nothing_had_been() -> None:

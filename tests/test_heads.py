@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from featurestore.events import Event, EventType, Origin, Row
-from trainer import heads
+from trainer import heads, network, texts
+from trainer.blend import Blend
+from trainer.memory import Memory
+from trainer.predictor import Predictor, Trained
 
 HOUR_MS = 3_600_000
 N = 4_000
@@ -55,6 +60,22 @@ def test_purchase_head_is_calibrated_and_better_than_the_base_rates() -> None:
     steps = x[:, : len(heads.STEPS)]
     rates = steps @ (steps.T @ bought / np.maximum(steps.sum(0), 1))
     assert heads.surprise(head.of(x), bought).mean() < heads.surprise(rates, bought).mean() - 0.01
+
+
+@pytest.mark.parametrize("known", [heads.FEATURES, heads.FEATURES[:-1], ()])
+def test_a_head_of_other_features_is_refused(known: tuple[str, ...], tmp_path: Path) -> None:
+    """Versions of before told no features of it; the message says what to do."""
+    words = texts.Texts(None, tmp_path, "w")
+    net = network.Network(words.dim, [], network.NetworkSettings())
+    head = heads.Purchase(weights=[0.0] * len(heads.FEATURES), features=known)
+    folder = tmp_path / "v000001-abcdef"
+    folder.mkdir()
+    Predictor(Memory(), words, trained=Trained(net, Blend.flat(), purchase=head)).save(folder)
+    if known == heads.FEATURES:
+        assert Predictor.load(folder, words).version == folder.name
+    else:
+        with pytest.raises(ValueError, match=f"{folder.name} was made for other features .*; train a new version"):
+            Predictor.load(folder, words)
 
 
 def test_purchase_head_says_the_base_rates_where_it_knows_little() -> None:

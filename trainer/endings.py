@@ -27,7 +27,7 @@ WIDTH = len(FEATURES)
 STOP_SHARE = 0.35  # of rows after which nothing more comes, before any outcome was known
 PRIOR = np.array([1.0] + [0.02] * (WIDTH - 1))  # variance of each weight then
 HORIZON_MS = 1_800_000
-LATENESS_MS = 120_000  # a row may come as late as this and still be an outcome
+LATENESS_MS = 120_000
 HALF_LIFE_MS = 24 * 3_600_000  # of what an outcome taught
 FADE_MS = 60_000  # of event time between two fadings
 IDLE_MS = 1_800_000  # after which a session is taken to be over
@@ -106,8 +106,8 @@ class Endings:
     lies in another session within the horizon is taken to have ended.
     """
 
-    def __init__(self, horizon_ms: int = HORIZON_MS) -> None:
-        self.horizon_ms = horizon_ms
+    def __init__(self, horizon_ms: int = HORIZON_MS, lateness_ms: int = LATENESS_MS) -> None:
+        self.horizon_ms, self.lateness_ms = horizon_ms, lateness_ms  # a row that is later is no outcome
         self.weights: Floats = np.zeros(WIDTH)
         self.weights[0] = math.log(STOP_SHARE / (1 - STOP_SHARE))
         self.spread: Floats = np.diag(PRIOR)  # covariance of the weights
@@ -120,6 +120,11 @@ class Endings:
     def of(self, x: Features) -> float:
         """The probability that nothing more comes."""
         return 1 / (1 + math.exp(-min(max(float(x @ self.weights), -6.0), 6.0)))
+
+    def asked(self, rows: list[Row], at_ms: int) -> tuple[Features, float]:
+        """What the newest rows of a session say, [FEATURES], and the probability that nothing more comes."""
+        x = features(rows[-LENGTH:], at_ms)
+        return x, self.of(x)
 
     def take(self, session: int, row: Row) -> None:
         """Fold one row: it may be the outcome of those before it, and waits for its own."""
@@ -169,7 +174,7 @@ class Endings:
 
     def _settle(self, queue: Queue) -> None:
         """Learn from the cuts whose whole horizon has passed."""
-        known_ms = queue.newest_ms - self.horizon_ms - LATENESS_MS
+        known_ms = queue.newest_ms - self.horizon_ms - self.lateness_ms
         while queue.cuts and queue.cuts[0].at_ms < known_ms:
             cut = queue.cuts.popleft()
             trail = self.trails.get(cut.session)
@@ -199,8 +204,8 @@ class Endings:
         """All of it as plain values and as arrays, for a version; `read` makes it anew."""
         trails, cuts = self.trails, [cut for queue in self.queues.values() for cut in queue.cuts]
         plain = {
-            "features": FEATURES, "horizon_ms": self.horizon_ms, "as_of_ms": self.as_of_ms, "below": str(self.below),
-            "changed_ms": self.changed_ms,
+            "features": FEATURES, "horizon_ms": self.horizon_ms, "lateness_ms": self.lateness_ms,
+            "as_of_ms": self.as_of_ms, "below": str(self.below), "changed_ms": self.changed_ms,
             "queues": [[t, p, queue.newest_ms, len(queue.cuts)] for (t, p), queue in self.queues.items()],
         }  # fmt: skip
         whole = [
@@ -219,7 +224,7 @@ class Endings:
     @classmethod
     def read(cls, plain: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Endings:
         """What `state` told; where it is of other features, nothing is known yet."""
-        made = cls(plain["horizon_ms"])
+        made = cls(plain["horizon_ms"], plain.get("lateness_ms", LATENESS_MS))  # versions before it do not tell it
         if tuple(plain["features"]) != FEATURES:
             return made
         made.weights, made.spread = arrays["weights"].copy(), arrays["spread"].copy()

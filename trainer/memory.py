@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from featurestore.catalogue import Item
 from featurestore.events import Event, Row
 from trainer.arrivals import Arrivals
-from trainer.endings import HORIZON_MS, Endings
+from trainer.endings import HORIZON_MS, LATENESS_MS, Endings
 from trainer.followers import FOLLOWERS, Followers
 from trainer.neighbours import Neighbours
 from trainer.ragged import Ints, roomy
@@ -111,7 +111,7 @@ class Memory:
     forgotten, so that a shop whose items and searches change for years goes on learning.
     """
 
-    def __init__(self, horizon_ms: int = HORIZON_MS) -> None:
+    def __init__(self, horizon_ms: int = HORIZON_MS, lateness_ms: int = LATENESS_MS) -> None:
         self.seen: dict[tuple[str, int], int] = {}
         self.names: list[str] = []  # "": the number is free
         self.words: dict[str, int] = {}
@@ -127,7 +127,7 @@ class Memory:
         self.follows, self.shelves = Followers(), Followers()  # of any word; of a category
         self.crossings = Followers(itself=True)  # category → that of the next different item
         self.neighbours = Neighbours()
-        self.endings = Endings(horizon_ms)  # of sessions
+        self.endings = Endings(horizon_ms, lateness_ms)  # of sessions
         self.watchers: list[set[str]] = []
         self._place = np.zeros(0, np.int32)  # scratch: where a word stands among the candidates
         self._top: tuple[Ints, int] | None = None

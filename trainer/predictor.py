@@ -62,9 +62,11 @@ class Predictor:
         self.among: nearest.Every | nearest.Lists = nearest.Every(self.items.placed)
 
     @classmethod
-    def cold(cls, texts_: texts.Texts, horizon_ms: int = endings.HORIZON_MS) -> Predictor:
+    def cold(
+        cls, texts_: texts.Texts, horizon_ms: int = endings.HORIZON_MS, lateness_ms: int = endings.LATENESS_MS
+    ) -> Predictor:
         """Before the first version: the memory alone answers; `horizon_ms`: of event time, for what comes next."""
-        return cls(memory.Memory(horizon_ms), texts_)
+        return cls(memory.Memory(horizon_ms, lateness_ms), texts_)
 
     @classmethod
     def rehearse(cls, texts_: texts.Texts) -> None:
@@ -184,22 +186,21 @@ class Predictor:
             new = new[_largest(alike, ARRIVING)]
         found, evidence = remembered.evidence(rows, at_ms, np.concatenate([self.items.words[best], new, also]))
         columns = self.items.columns(found)
-        shelves = remembered.category[found]
+        shelves, crossing = remembered.category[found], remembered.crossing(rows)
         candidates = blend.features(
             evidence,
-            shelves == words.get(f"c:{memory.last_category(rows)}", -2),
+            shelves == (crossing.left if crossing.left >= 0 else -2),
             nearest.products(columns, self.items.vectors, about, 1.0),
             nearest.products(columns, placed, heading, net.factor, mine) - np.float32(total),
         )
-        said = endings.features(rows, at_ms)
+        said, none = remembered.endings.asked(rows, at_ms)
         return found, blend.Case(
-            candidates=candidates, session=said, none=remembered.endings.of(said), shelves=shelves,
-            crossing=remembered.crossing(rows),
+            candidates=candidates, session=said, none=none, shelves=shelves, crossing=crossing
         )  # fmt: skip
 
     def _fallback(self, session: Session, at_ms: int) -> Interest:
         found, scores = self.memory.score(session.rows, at_ms)
-        none = self.memory.endings.of(endings.features(session.rows[-window.LENGTH :], at_ms)) if len(found) else 1.0
+        none = self.memory.endings.asked(session.rows, at_ms)[1] if len(found) else 1.0
         each = scores * (1 - none) / max(scores.sum(), 1e-9)
         told = blend.by_category(self.memory.category[found], each, 0.0)
         return self._interest(session, found, each, none, None, "fallback", told)

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore import window
 from featurestore.events import Row
-from trainer import blend, endings, memory, texts
+from trainer import blend, memory, texts
 from trainer.predictor import Predictor
 
 Reason = Literal["model", "fallback", "popularity"]
@@ -71,7 +71,7 @@ def rank(model: Predictor, rows: list[Row], at_ms: int, asked: list[Candidate]) 
         each, none = _popular(remembered, words, at_ms), None
         reason: Reason = "popularity"
     elif model.trained is None:
-        none = remembered.endings.of(endings.features(rows, at_ms))
+        _, none = remembered.endings.asked(rows, at_ms)
         each = _remembered(remembered, rows, at_ms, words, 1 - none)
         reason = "fallback"
     else:

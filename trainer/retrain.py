@@ -118,6 +118,7 @@ def run(
     past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
     if past.endings.horizon_ms != policy.horizon_next_ms:
         past.endings = Endings(policy.horizon_next_ms)
+    past.endings.lateness_ms = policy.lateness_ms
     net = network_of(made, rows, early, words, start, recipe.network)
     candidate = Predictor(past, words, trained=Trained(net, blend.Blend.flat()))
     arms = {"candidate": candidate, **({"champion": old} if old is not None else {})}
