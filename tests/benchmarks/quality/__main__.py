@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("nextclick-data/diginetica.jsonl"))
     parser.add_argument("--until", type=int, default=diginetica.PERIODS - 1, help="the last period that is tested")
     parser.add_argument("--every", type=int, default=1, help="test every n-th case (the blend: 1.5 ms a case)")
-    parser.add_argument("--seed", type=int, default=SETTINGS.seed)
+    parser.add_argument("--seed", type=int, default=SETTINGS.seed, help="of the network")
+    parser.add_argument("--draws", default="0", help="seeds of what a blend is fitted on, 0: evenly spaced; as 0,1,2")
     asked = parser.parse_args()
     if not asked.data.exists():
         sys.exit(f"{asked.data} is not here; --data names ADER's DIGINETICA as period,session_id,item_id")
@@ -49,7 +50,14 @@ def walk(name: str, periods: list[diginetica.Period], asked: argparse.Namespace)
     """Test on a period, then learn it; the first is only learnt."""
     lines = asked.out.read_text().splitlines() if asked.out.exists() else []
     done = {(r["arm"], r["every"], r["seed"], r["period"]) for r in map(json.loads, lines)}
-    if all((name, asked.every, asked.seed, p.number) in done for p in periods[1:]):
+    draws = [int(draw) for draw in asked.draws.split(",")] if name == "blend" else [0]
+    open_ = {
+        p.number
+        for p in periods[1:]
+        for d in draws
+        if (arms.named(name, d), asked.every, asked.seed, p.number) not in done
+    }
+    if not open_:
         return
     settings = msgspec.structs.replace(SETTINGS, seed=asked.seed)
     learnt = [settings, blend.FEATURES, blend.SESSION] if name == "blend" else settings
@@ -59,14 +67,16 @@ def walk(name: str, periods: list[diginetica.Period], asked: argparse.Namespace)
     made: dict[str, Any] = {
         "neighbours": lambda: arms.NeighboursArm(),
         "network": lambda: arms.NetworkArm(settings, folder),
-        "blend": lambda: arms.BlendArm(settings, folder),
+        "blend": lambda: arms.BlendArm(settings, folder, draws),
     }
     arm = made[name]()
     for period in periods:
         progress(name, period.number, len(periods))
-        if period.number and (name, asked.every, asked.seed, period.number) not in done:
+        if period.number in open_:
             cases = arms.cases(period, asked.every)
             for part, (ranks, cpu_s) in arm.told(cases).items():  # the blend holds a network
+                if (part, asked.every, asked.seed, period.number) in done:
+                    continue
                 told = {"arm": part, "every": asked.every, "seed": asked.seed, "period": period.number}
                 told |= measured(ranks, arms.sessions(cases)) | {
                     "train_cpu_s": arm.learnt_s,

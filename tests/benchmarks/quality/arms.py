@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,31 +171,32 @@ class NetworkArm:
 class BlendArm:
     """`Predictor` whole: network and memory, blended by weights fitted on predictions of the period before.
 
-    With the order that LambdaRank learns above them, where LightGBM is here.
+    With the order that LambdaRank learns above them, where LightGBM is here. Above one network and one memory each of
+    `draws` fits weights of its own, on cases drawn by that seed; 0: evenly spaced ones.
     """
 
-    def __init__(self, settings: network.NetworkSettings, folder: Path) -> None:
+    def __init__(self, settings: network.NetworkSettings, folder: Path, draws: Sequence[int] = (0,)) -> None:
         self.below = NetworkArm(settings, folder)
         self.memory = memory.Memory()
-        self.weights: blend.Blend | None = None
-        self.ranker: lambdarank.Ranker | None = None
+        self.fitted: dict[int, tuple[blend.Blend | None, lambdarank.Ranker | None]] = dict.fromkeys(draws, (None, None))
 
     def learn(self, period: Period) -> None:
         """A period that was tested; its outcomes were not known to what is fitted on them."""
         if self.below.net is None:  # nothing was tested yet: the end of the first period stands in for it
             early, period = parted(period)
             self._take(early)
-        began_s, cpu, kept = self.below.learnt_s, time.process_time(), self.below.kept / f"blend-{period.number}.json"
-        if not kept.exists():
-            asked = [case for case in cases(period) if not case.again]
-            made = [case for _, case in self._cases(asked[:: max(1, len(asked) // FITTED)])]
-            mixed = blend.fit(made, start=self.weights)
-            ranker = lambdarank.fit(made, mixed)
-            told = [msgspec.to_builtins(mixed), ranker and ranker.told, time.process_time() - cpu]
-            kept.write_text(json.dumps(told))
-        weights, ordered, fitted_s = json.loads(kept.read_text())
-        self.weights = msgspec.convert(weights, blend.Blend)
-        self.ranker = lambdarank.Ranker(ordered) if ordered else None
+        began_s = self.below.learnt_s
+        asked = [case for case in cases(period) if not case.again]
+        for draw, (start, _) in self.fitted.items():
+            cpu, kept = time.process_time(), self.below.kept / f"blend-{period.number}{f'-{draw}' if draw else ''}.json"
+            if not kept.exists():
+                made = [case for _, case in self._cases(_drawn(asked, draw))]
+                mixed = blend.fit(made, start=start)
+                ranker = lambdarank.fit(made, mixed)
+                told = [msgspec.to_builtins(mixed), ranker and ranker.told, time.process_time() - cpu]
+                kept.write_text(json.dumps(told))
+            weights, ordered, fitted_s = json.loads(kept.read_text())
+            self.fitted[draw] = msgspec.convert(weights, blend.Blend), lambdarank.Ranker(ordered) if ordered else None
         self._take(period)
         self.learnt_s = self.below.learnt_s + fitted_s + (began_s if period.number == 0 else 0.0)
 
@@ -206,24 +207,28 @@ class BlendArm:
 
     def told(self, asked: list[Case]) -> Told:
         """Of what came, among the candidates; elsewhere infinite."""
-        made = {name: np.empty((len(asked), 2)) for name in ("blend", *(["lambdarank"] if self.ranker else []))}
-        cpu, ordering, words = time.process_time(), 0.0, self.memory.words
+        arms = [(name, draw) for draw, (_, r) in self.fitted.items() for name in ("blend", "lambdarank")[: 1 + bool(r)]]
+        made, spent = {arm: np.empty((len(asked), 2)) for arm in arms}, dict.fromkeys(arms, 0.0)
+        cpu, own, words = time.process_time(), 0.0, self.memory.words
         for i, (case, (found, said)) in enumerate(zip(asked, self._cases(asked), strict=True)):
-            shares, none, _ = (self.weights or blend.Blend.flat()).probabilities(said)
             again, current = self.below.repeats.share(case.rows), words[str(case.rows[-1].event.item_id)]
             of = np.append(found, current), words[case.target], current
-            weighed = np.append(
-                shares * (1 - again) / (1 - none), again
-            )  # an item that is none of them keeps its share
-            made["blend"][i] = _ranks(of[0], weighed, *of[1:])
-            if self.ranker is not None:  # the repeat keeps the place that its probability gives it
-                begin = time.process_time()
-                order = np.argsort(np.argsort(-self.ranker.worth(said, shares)))
-                made["lambdarank"][i] = _ranks(of[0], np.append(np.sort(weighed[:-1])[::-1][order], again), *of[1:])
-                ordering += time.process_time() - begin
-        cpu = time.process_time() - cpu
-        spent = {"blend": cpu - ordering, "lambdarank": cpu}
-        return self.below.told(asked) | {name: (ranks, spent[name]) for name, ranks in made.items()}
+            for draw, (weights, ranker) in self.fitted.items():
+                begun = time.process_time()
+                shares, none, _ = (weights or blend.Blend.flat()).probabilities(said)
+                weighed = np.append(
+                    shares * (1 - again) / (1 - none), again
+                )  # an item that is none of them keeps its share
+                made["blend", draw][i] = _ranks(of[0], weighed, *of[1:])
+                spent["blend", draw] += time.process_time() - begun
+                if ranker is not None:  # the repeat keeps the place that its probability gives it
+                    order = np.argsort(np.argsort(-ranker.worth(said, shares)))
+                    weighed[:-1] = np.sort(weighed[:-1])[::-1][order]
+                    made["lambdarank", draw][i] = _ranks(of[0], weighed, *of[1:])
+                    spent["lambdarank", draw] += time.process_time() - begun
+                own += time.process_time() - begun
+        cpu = time.process_time() - cpu - own
+        return self.below.told(asked) | {named(*arm): (made[arm], cpu + spent[arm]) for arm in arms}
 
     def _cases(self, asked: list[Case]) -> Iterator[tuple[Ints, blend.Case]]:
         assert self.below.net is not None
@@ -234,6 +239,18 @@ class BlendArm:
             found, features = arm.case(case.rows, at_ms[i], headings[i], said.own[i])
             here = np.flatnonzero(found == self.memory.words[case.target])
             yield found, _with(features, {"target": int(here[0]) if len(here) else -2})
+
+
+def named(arm: str, draw: int) -> str:
+    """As a table calls it."""
+    return f"{arm}, draw {draw}" if draw else arm
+
+
+def _drawn(asked: list[Case], draw: int) -> list[Case]:
+    """As many as a blend is fitted on, in order of time: drawn by a seed, or evenly spaced where it is 0."""
+    if not draw or len(asked) <= FITTED:
+        return asked[:: max(1, len(asked) // FITTED)]
+    return [asked[i] for i in np.sort(np.random.default_rng(draw).choice(len(asked), FITTED, replace=False))]
 
 
 class Repeats:
