@@ -26,7 +26,7 @@ from trainer.predictor import Predictor, Trained
 Ranks = NDArray[np.float64]  # [cases, 2]: with repeats; of different items (NaN where the same item came again)
 Told = dict[str, tuple[Ranks, float]]  # of each arm, and the CPU seconds that it took
 FITTED = 5_000  # cases that the blend is fitted on
-TOGETHER = 256  # cases whose products with all items are one
+TOGETHER = 64  # cases whose products with all items are one
 
 
 class Case:
@@ -235,8 +235,12 @@ class BlendArm:
         arm = Predictor(self.memory, self.below.words, trained=Trained(self.below.net, blend.Blend.flat()))
         at_ms = [case.rows[-1].event.ts_ms for case in asked]
         said, headings = arm.headings([case.rows for case in asked], at_ms)
-        for i, case in enumerate(asked):
-            found, features = arm.case(case.rows, at_ms[i], headings[i], said.own[i])
+        about = said.leanings()
+        arm.warm()
+        for i, case in enumerate(asked):  # as `Predictor.predict` does it, up to the blend
+            if i % TOGETHER == 0:
+                near = arm.near(headings[i : i + TOGETHER])
+            found, features = arm._weighed(case.rows, at_ms[i], headings[i], near[i % TOGETHER], about[i], said.own[i])
             here = np.flatnonzero(found == self.memory.words[case.target])
             yield found, _with(features, {"target": int(here[0]) if len(here) else -2})
 
