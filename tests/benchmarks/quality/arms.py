@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import Counter, defaultdict
@@ -242,7 +243,7 @@ class BlendArm:
                 near = arm.near(headings[i : i + TOGETHER])
             found, features = arm._weighed(case.rows, at_ms[i], headings[i], near[i % TOGETHER], about[i], said.own[i])
             here = np.flatnonzero(found == self.memory.words[case.target])
-            yield found, _with(features, {"target": int(here[0]) if len(here) else -2})
+            yield found, dataclasses.replace(features, target=int(here[0]) if len(here) else -2)
 
 
 def named(arm: str, draw: int) -> str:
@@ -280,10 +281,6 @@ class Repeats:
 def _kind(rows: list[Row]) -> tuple[bool, int]:
     """Whether the newest item had come twice already, and how many rows there are, four at most."""
     return len(rows) > 1 and rows[-2].event.item_id == rows[-1].event.item_id, len(rows)
-
-
-def _with(case: blend.Case, answer: dict[str, Any]) -> blend.Case:
-    return blend.Case(candidates=case.candidates, session=case.session, shelves=case.shelves, **answer)
 
 
 def _all_ranks(logits: texts.Vectors, target: Any, current: Any, again: Any) -> Ranks:
