@@ -93,14 +93,23 @@ def _ends(names: topics.Topics) -> tuple[str, str]:
     return names.events[0], names.predictions
 
 
-def _bring(shared: Path, mine: Settings, version: str) -> None:
-    """Let the bench's worker answer with a version of the shared folder."""
+def lend(shared: Path, to: Path, version: str) -> None:
+    """A version with its encoder, and the vectors that are there: a worker would embed the whole shop anew."""
     source = shared / "versions" / version
     if not (source / "digest").is_file():
         raise FileNotFoundError(f"there is no version {version} in {shared}; `nextclick models list` names those")
-    shutil.copytree(source, mine.shared / "versions" / version)
+    shutil.copytree(source, to / "versions" / version)
     if (shared / "encoders").is_dir():
-        (mine.shared / "encoders").symlink_to((shared / "encoders").resolve())
+        (to / "encoders").symlink_to((shared / "encoders").resolve())
+    for shard in (shared / "vectors").glob("*/*.parquet"):  # one by one: what the worker adds stays its own
+        mine = to / shard.relative_to(shared)
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.symlink_to(shard.resolve())
+
+
+def _bring(shared: Path, mine: Settings, version: str) -> None:
+    """Let the bench's worker answer with a version of the shared folder."""
+    lend(shared, mine.shared, version)
     writer = control.ControlWriter(mine.kafka, topic=mine.topics().control)
     writer.append("model.promote", {"version": version}, by="bench")
     writer.close()

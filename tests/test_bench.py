@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import doctest
 import json
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from deploy import cli, probe, timings
+from deploy import bench, cli, probe, timings
 from deploy.probe import USERS, Ledger
 from deploy.timings import Plan, Turn
 from streams import stages
@@ -65,6 +66,22 @@ def test_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["bench", "latency", "--for", "soon"])
     assert "--for 'soon' cannot be used: write a duration" in capsys.readouterr().err
+
+
+def test_version_is_lent_with_its_vectors_and_nothing_is_written_back(tmp_path: Path) -> None:
+    """The bench's worker adds vectors to a folder of its own; a version that is not there is said before it starts."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for name in ("versions/v1/digest", "encoders/e/config.json", "vectors/e/w-1.parquet"):
+        (shared / name).parent.mkdir(parents=True, exist_ok=True)
+        (shared / name).write_text(name)
+    bench.lend(shared, own, "v1")
+    (own / "vectors" / "e" / "bench-1.parquet").write_text("fresh")
+    assert (own / "versions/v1/digest").read_text() == "versions/v1/digest"
+    assert (own / "encoders/e/config.json").read_text() == "encoders/e/config.json"
+    assert (own / "vectors/e/w-1.parquet").read_text() == "vectors/e/w-1.parquet"
+    assert [path.name for path in (shared / "vectors" / "e").iterdir()] == ["w-1.parquet"]
+    with pytest.raises(FileNotFoundError, match="no version v2"):
+        bench.lend(shared, own, "v2")
 
 
 @pytest.mark.kafka
