@@ -79,7 +79,7 @@ def test_nothing_is_near_where_there_are_no_items() -> None:
 
 
 def test_lists_that_are_all_looked_into_tell_what_looking_at_every_item_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of items that moved, and of those that came after the lists were made."""
+    """Also of items that moved, and of those that came after; a byte an axis tells the sum to a hundredth."""
     monkeypatch.setattr(nearest, "PROBED", 10**6)
     headings, placed = unit(6, 1), unit(1_000, 2)
     lists = nearest.Lists(placed[:900])
@@ -88,7 +88,7 @@ def test_lists_that_are_all_looked_into_tell_what_looking_at_every_item_tells(mo
     for one, same in zip(lists.find(headings, placed, SCALE, BEST), every(headings, placed, SCALE, BEST), strict=True):
         assert sorted(one.columns.tolist()) == sorted(same.columns.tolist())
         assert np.sort(one.products) == pytest.approx(np.sort(same.products), abs=1e-4)
-        assert one.total == pytest.approx(same.total, abs=1e-4)
+        assert one.total == pytest.approx(same.total, abs=1e-2)
 
 
 def test_few_lists_hold_nearly_all_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from trainer.ragged import Ints
 from trainer.texts import Vectors
 
 LISTED = 50_000  # items from which not all are looked at
-PROBED = 32  # lists that a session looks into, of as many as the root of the items
+PROBED, DENSE = 64, 2.0  # lists that a session looks into, of so many times the root of the items
 SAMPLED = 4_096  # items that stand for those in the other lists
 TAUGHT, PASSES = 20_000, 4  # items that the lists' directions are found by, and how often they are shifted
 FAST = {"reassoc", "contract", "arcp", "nsz", "nnan"}  # vectorised; infinities stay what they are
@@ -66,14 +66,15 @@ class Every:
 class Lists:
     """Items in lists by their directions: a session looks into those nearest to it (IVF: Jégou et al., TPAMI 2011).
 
-    What lies in the other lists counts in the sum of all, by a sample. Items that came after the lists were made stand
-    behind them and are all looked at; one that moved is looked for where it was.
+    There an item is a byte an axis, which is what is read for it; the products of the best are computed anew. What lies
+    in the other lists counts in the sum of all, by a sample. Items that came after the lists were made stand behind
+    them and are all looked at; one that moved is looked for where it was.
     """
 
     def __init__(self, placed: Vectors) -> None:
         rng, n = np.random.default_rng(7), len(placed)
         some = placed[np.sort(rng.choice(n, min(n, TAUGHT), replace=False))]
-        self.middle = some[rng.choice(len(some), int(n**0.5), replace=False)]
+        self.middle = some[rng.choice(len(some), min(len(some), int(DENSE * n**0.5)), replace=False)]
         for _ in range(PASSES):
             near = _list_of(some, self.middle)
             sums = np.zeros_like(self.middle)
@@ -83,11 +84,13 @@ class Lists:
         of = _list_of(placed, self.middle)
         self.columns = np.argsort(of, kind="stable").astype(np.int32)  # list after list
         self.begins = np.searchsorted(of[self.columns], np.arange(len(self.middle) + 1)).astype(np.int64)
-        self.stored = placed[self.columns]
+        self.stored, self.steps = np.empty(placed.shape, np.int8), np.empty(n, np.float32)
         self.place = np.empty(n, np.int64)  # of each column
         self.place[self.columns] = np.arange(n)
-        self.some = np.sort(rng.choice(n, min(n, SAMPLED), replace=False))  # places
-        self.some_of = of[self.columns[self.some]]
+        for i in range(0, n, TAUGHT):
+            self._store(np.arange(i, min(n, i + TAUGHT)), placed)
+        shown = np.sort(rng.choice(n, min(n, SAMPLED), replace=False))
+        self.sample, self.sample_of = np.ascontiguousarray(placed[shown].T), of[shown]
 
     @property
     def size(self) -> int:
@@ -97,33 +100,25 @@ class Lists:
     def moved(self, columns: list[int], placed: Vectors) -> None:
         """These columns have other vectors now."""
         known = np.array(columns)
-        known = known[known < self.size]
-        self.stored[self.place[known]] = placed[known]
+        self._store(known[known < self.size], placed)
+
+    def _store(self, columns: Any, placed: Vectors) -> None:
+        """As bytes: what the longest axis of each is divided by 127."""
+        told, place = placed[columns], self.place[columns]
+        steps = np.maximum(np.abs(told).max(1), np.float32(1e-9)) / np.float32(127)
+        self.stored[place], self.steps[place] = np.rint(told / steps[:, None]), steps
 
     def find(self, headings: Vectors, placed: Vectors, scale: float, best: int) -> list[Near]:
         """As `Every` does it, with what the lists tell."""
-        n, probed = len(headings), min(PROBED, len(self.middle))
-        lists = np.argpartition(headings @ self.middle.T, -probed, axis=1)[:, -probed:]
-        sizes = (self.begins[lists + 1] - self.begins[lists]).sum(1)
-        behind = len(placed) - self.size
-        products = np.full((n, int(sizes.max()) + behind), -np.inf, np.float32)
-        columns = np.zeros(products.shape, np.int32)
-        _scan(headings, lists, self.begins, self.stored, self.columns, products, columns)
-        if behind:
-            products[:, -behind:] = headings @ placed[self.size :].T
-            columns[:, -behind:] = np.arange(self.size, len(placed))
-        best = min(best, products.shape[1])
-        chosen = np.argpartition(products, -best, axis=1)[:, -best:]
-        elsewhere = np.ones((n, len(self.middle)), np.float32)
-        np.put_along_axis(elsewhere, lists, 0.0, 1)
-        counted = elsewhere[:, self.some_of]
-        stand_for = (self.size - sizes) / np.maximum(counted.sum(1), 1)
-        others = np.exp(scale * (headings @ self.stored[self.some].T) - scale)
-        totals = np.exp(scale * products - scale).sum(1) + (others * counted).sum(1) * stand_for
-        return [
-            Near(columns[i, chosen[i]], scale * products[i, chosen[i]], scale + float(np.log(totals[i])))
-            for i in range(n)
-        ]
+        lists, _ = _best(headings @ self.middle.T, min(PROBED, len(self.middle)))
+        columns, found, totals = _looked(
+            headings, lists, self.begins, self.stored, self.steps, self.columns, headings @ placed[self.size :].T,
+            headings @ self.sample, self.sample_of, np.float32(scale), best,
+        )  # fmt: skip
+        made = []
+        for of, n, heading, total in zip(columns, found.tolist(), headings, totals.tolist(), strict=True):
+            made.append(Near(of[:n], products(of[:n], placed, heading, scale), total))
+        return made
 
 
 def among(before: Every | Lists | None, placed: Vectors) -> Every | Lists:
@@ -202,15 +197,45 @@ def _products(columns, placed, heading, scale, own, raised):  # type: ignore[no-
 
 
 @numba.njit(cache=True)
-def _scan(headings, lists, begins, stored, column, products, columns):  # type: ignore[no-untyped-def] # pragma: no cover
-    for s in range(len(headings)):
-        n = 0
+def _looked(  # type: ignore[no-untyped-def] # pragma: no cover
+    headings, lists, begins, stored, steps, column, behind, sampled, sample_of, scale, best
+):  # fmt: skip
+    """Of each session its best columns [n, best], how many they are [n], and the log of the sum of all [n]."""
+    n, most, later = len(headings), 0, behind.shape[1]
+    for s in range(n):
+        most = max(most, (begins[lists[s] + 1] - begins[lists[s]]).sum())
+    line, places = np.empty(most + later, np.float32), np.empty(most + later, np.int32)
+    columns, found, totals = np.empty((n, best), np.int32), np.empty(n, np.int32), np.empty(n)
+    left = np.ones(len(begins) - 1, np.float32)  # lists that are not looked into
+    for s in range(n):
+        m = 0
         for a in lists[s]:
-            begin, end = begins[a], begins[a + 1]
-            if end > begin:
-                products[s, n : n + end - begin] = np.dot(stored[begin:end], headings[s])
-                columns[s, n : n + end - begin] = column[begin:end]
-                n += end - begin
+            size = begins[a + 1] - begins[a]
+            _bytes(stored[begins[a] : begins[a + 1]], steps[begins[a] : begins[a + 1]], headings[s], line[m:])
+            places[m : m + size] = column[begins[a] : begins[a + 1]]
+            m += size
+            left[a] = 0
+        others = len(column) - m
+        line[m : m + later], places[m : m + later] = behind[s], np.arange(len(column), len(column) + later)
+        m += later
+        total = _sum(line[:m], scale)
+        if others > 0:
+            here = left[sample_of]
+            total += _sum_of(sampled[s], here, scale) * others / max(here.sum(), 1.0)
+        left[lists[s]] = 1
+        k = min(best, m)
+        where, _ = _best(line[:m].reshape(1, m), k)
+        columns[s, :k], found[s], totals[s] = places[where[0]], k, scale + np.log(total)
+    return columns, found, totals
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _bytes(stored, steps, heading, line):  # type: ignore[no-untyped-def] # pragma: no cover
+    for i in range(len(stored)):
+        total = np.float32(0)
+        for k in range(len(heading)):
+            total += np.float32(stored[i, k]) * heading[k]
+        line[i] = total * steps[i]
 
 
 @numba.njit(cache=True)
@@ -259,18 +284,6 @@ def _tops(line, heaps, deep):  # type: ignore[no-untyped-def] # pragma: no cover
 
 
 @numba.njit(cache=True, fastmath=FAST)
-def _sums(products, scale):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The sum of e^(scale · product − scale) of each row [n, m]; products are 1 at most: [n]."""
-    totals = np.empty(len(products), np.float64)
-    for r in range(len(products)):
-        total = np.float32(0)
-        for j in range(products.shape[1]):
-            total += _exp(products[r, j] * scale - scale)
-        totals[r] = total
-    return totals
-
-
-@numba.njit(cache=True, fastmath=FAST)
 def _exp(x):  # type: ignore[no-untyped-def] # pragma: no cover
     """e^x of x from some −30 to 0, in steps that are vectorised: the Taylor polynomial at x / 64, to its 64th power."""
     y = x * np.float32(1 / 64)
@@ -280,3 +293,29 @@ def _exp(x):  # type: ignore[no-untyped-def] # pragma: no cover
     for _ in range(6):
         made *= made
     return made
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _sum(line, scale):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Of e^(scale · product − scale); products are 1 at most."""
+    total = np.float32(0)
+    for j in range(len(line)):
+        total += _exp(line[j] * scale - scale)
+    return total
+
+
+@numba.njit(cache=True, fastmath=FAST)
+def _sum_of(line, which, scale):  # type: ignore[no-untyped-def] # pragma: no cover
+    total = np.float32(0)
+    for j in range(len(line)):
+        total += which[j] * _exp(line[j] * scale - scale)
+    return total
+
+
+@numba.njit(cache=True)
+def _sums(products, scale):  # type: ignore[no-untyped-def] # pragma: no cover
+    """`_sum` of each row [n, m]: [n]."""
+    totals = np.empty(len(products), np.float64)
+    for r in range(len(products)):
+        totals[r] = _sum(products[r], scale)
+    return totals
