@@ -41,12 +41,7 @@ class Case:
 
 def features(evidence: Floats, same_category: Any, cosines: Any, network: Any) -> Floats:
     """The memory's evidence [n, 6], whether the category is the last one, text's cosine, network's log share [n]."""
-    made = np.ones((len(evidence), WIDTH))
-    made[:, :6] = np.log(evidence + FLOORS)
-    made[:, 2] = evidence[:, 2]
-    made[:, 6], made[:, 7], made[:, 8] = same_category, cosines, network
-    made[:, 9] = network * (evidence[:, 2] > 0)
-    return made
+    return _features(evidence, same_category, cosines, network)  # type: ignore[no-any-return]
 
 
 class Blend(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +59,9 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
 
     def probabilities(self, case: Case) -> tuple[Floats, float, float]:
         """Of each candidate, of nothing more, of another item; they sum to one."""
-        logits = np.append(case.candidates @ np.asarray(self.item), case.session @ np.asarray(self.other))
-        logits /= self.temperature
-        made = np.exp(logits - logits.max())
-        made *= (1 - case.none) / made.sum()
+        made = _softmax(
+            case.candidates, np.array(self.item), case.session, np.array(self.other), self.temperature, 1 - case.none
+        )
         return made[:-1], case.none, float(made[-1])
 
     def cooled(self) -> Blend:
@@ -114,6 +108,13 @@ def largest(values: Floats, n: int) -> NDArray[np.int64]:
     [1, 3, 2]
     """
     return _largest(values, min(n, len(values)))  # type: ignore[no-any-return]
+
+
+def rehearse() -> None:
+    """Have compiled what a prediction needs."""
+    one = np.ones(1, np.float32)
+    told = features(np.ones((1, len(FLOORS))), one > 0, one, one)
+    Blend.flat().probabilities(Case(candidates=told, session=np.ones(len(SESSION), np.float32)))
 
 
 def surprise(arm: Blend, case: Case) -> float:
@@ -188,6 +189,33 @@ def _sweep(x, s, first, target, item, other):  # type: ignore[no-untyped-def] # 
             for k in range(wide):
                 gradient[k] += p * x[first[c] + i, k]
     return total, gradient
+
+
+@numba.njit(cache=True)
+def _features(evidence, same_category, cosines, network):  # type: ignore[no-untyped-def] # pragma: no cover
+    made = np.ones((len(evidence), WIDTH))
+    of_none = np.log(np.array(FLOORS))  # most evidence is none
+    for i in range(len(evidence)):
+        for k in range(len(FLOORS)):
+            made[i, k] = np.log(evidence[i, k] + FLOORS[k]) if evidence[i, k] else of_none[k]
+        made[i, 2], made[i, 6], made[i, 7], made[i, 8] = evidence[i, 2], same_category[i], cosines[i], network[i]
+        made[i, 9] = network[i] if evidence[i, 2] > 0 else 0.0
+    return made
+
+
+@numba.njit(cache=True)
+def _softmax(x, item, s, other, temperature, whole):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Shares of a whole that candidates [n, features] and what is none of them have: [n + 1]."""
+    n = len(x)
+    made = np.zeros(n + 1)
+    for i in range(n):
+        for k in range(len(item)):
+            made[i] += x[i, k] * item[k]
+    for k in range(len(other)):
+        made[n] += s[k] * other[k]
+    made /= temperature
+    made = np.exp(made - made.max())
+    return made * (whole / made.sum())
 
 
 @numba.njit(cache=True)

@@ -77,6 +77,7 @@ class Predictor:
         trial.predict([Session("s", "u", 0, 0, [row])], [0])
         nearest.rehearse()
         categories.shares(categories.Mixture(), memory.NONE, np.zeros(0), trial.memory.crossing([row]))
+        blend.rehearse()
         trial.memory.make_room()
 
     def learn(self, rows: list[Row]) -> int:
@@ -183,7 +184,7 @@ class Predictor:
         new = remembered.arrivals.newest
         if len(new):
             alike = nearest.products(self.items.columns(new), placed, heading, net.factor, mine)
-            new = new[_largest(alike, ARRIVING)]
+            new = new[blend.largest(alike.astype(np.float64), ARRIVING)]
         found, evidence = remembered.evidence(rows, at_ms, np.concatenate([self.items.words[best], new, also]))
         columns = self.items.columns(found)
         shelves, crossing = remembered.category[found], remembered.crossing(rows)
@@ -288,7 +289,3 @@ def told_of(categories: list[tuple[str, float]], none: float) -> list[tuple[str,
     while left > 0 and n < len(categories):
         left, n = left - categories[n][1], n + 1
     return categories[:n]
-
-
-def _largest(values: Any, n: int) -> Any:
-    return np.argpartition(values, -n)[-n:] if len(values) > n else np.arange(len(values))
