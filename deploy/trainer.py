@@ -63,7 +63,6 @@ class Trainer:
 
     def lead(self) -> None:
         """Retrain from now on: a new term, which nothing that an earlier one began belongs to."""
-        self.last_start_ms = None
         self.leading = threading.Event()
         self.leading.set()
         log.info("Leading.", trainer=self.settings.worker)
@@ -79,6 +78,7 @@ class Trainer:
         """Remember from the control log what any leader did; hearing an entry twice changes nothing."""
         if entry.kind == "retrain.started":
             self.answered.add(str(entry.data.get("asked")))
+            self.last_start_ms = min(entry.at_ms, int(time.time() * 1000))  # another machine's clock may be ahead
         elif entry.kind in VERDICTS and entry.data.get("kind") == "tune" and entry.data.get("metrics"):
             self.tuned(entry.at_ms - int(entry.data.get("wall_ms", 0)))
         elif entry.kind == "tuning.failed":
@@ -116,6 +116,7 @@ class Trainer:
             stored = self.stored()
             known = cadence.CadenceState(
                 last_start_ms=self.last_start_ms,
+                cut_off=state.running is not None,
                 last_tune_ms=self.last_tune_ms,
                 champion=state.champion is not None,
                 tuning=self.preparing is not None and self.preparing.is_alive(),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,25 @@ def test_a_command_is_answered_once(log: Log, tmp_path: Path) -> None:
     assert successor.jobs == []
 
 
+@pytest.mark.parametrize("ahead_ms", [0, 10**10])
+def test_a_cadence_goes_on_where_another_trainer_left_it(log: Log, tmp_path: Path, ahead_ms: int) -> None:
+    """A restart or a change of the lead costs no retrain, unless it cut one off; a clock that is ahead delays none."""
+    leader = Trainer(tmp_path, log, FEW, cadence="1h")
+    at_ms = int(time.time() * 1000) + ahead_ms
+    begun = control.Entry(id="a", kind="retrain.started", at_ms=at_ms, by="t0", data={"kind": "refresh"})
+    judged = control.Entry(id="b", kind="retrain.judged", at_ms=at_ms, by="t0", data=msgspec.to_builtins(FEW))
+    log.entries += [begun, judged]
+    log.catch_up()
+    leader.tick()
+    assert leader.jobs == []
+    assert leader.last_start_ms is not None
+    assert leader.last_start_ms <= int(time.time() * 1000)
+    log.entries.append(msgspec.structs.replace(begun, id="c"))
+    log.catch_up()
+    leader.tick()
+    assert log.entries[-2].data["why"] == "the last one was cut off"
+
+
 def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) -> None:
     """A retrain says that it began and why; a rejected candidate's whole report stays in the log; a crash is told."""
     leader = Trainer(tmp_path, log, WORSE, "its process ended with code -9", FEW)
@@ -231,7 +251,7 @@ def test_what_was_begun_and_what_was_rejected_is_told(log: Log, tmp_path: Path) 
         "trainer.leads", "retrain.started", "retrain.rejected", "retrain.started", "retrain.failed", "retrain.started",
         "retrain.judged",
     ]  # fmt: skip
-    assert log.entries[1].data["why"] == "the first since this trainer leads"
+    assert log.entries[1].data["why"] == "the first"
     assert log.entries[4].data["reason"] == "its process ended with code -9"
     rejected = log.entries[2].data
     assert (rejected["reason"], rejected["n"], rejected["metrics"]) == ("worse", 700, {"candidate": {"ece": 0.1}})

@@ -278,8 +278,8 @@ def test_cadence_is_beaten_by_a_pause_and_a_pause_by_a_command() -> None:
     assert "ann" in cadence.due(paused, policy, 2_000).reason
     asked = cadence.CadenceState(last_start_ms=0, paused_until_ms=5_000, paused_by="ann", asked=True)
     assert cadence.due(asked, policy, 2_000).kind == "refresh"
-    busy = cadence.CadenceState(running=True, asked=True)
-    assert cadence.due(busy, policy, 2_000).kind is None
+    cut_off = cadence.CadenceState(last_start_ms=0, cut_off=True)
+    assert cadence.due(cut_off, policy, 1).reason == "the last one was cut off"
 
 
 def test_texts_are_embedded_once_and_shared(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class CadenceState(msgspec.Struct, frozen=True, kw_only=True):
     spent_cpu_seconds: float = 0.0  # by retrains within the last hour
     last_cpu_seconds: float = 0.0  # by the last one: what the next is taken to need
     champion: bool = False
-    running: bool = False
+    cut_off: bool = False  # the retrain begun last came to no end: its trainer died, or lost the lead
     tuning: bool = False  # a language model is being tuned, beside the retrains
     tuned: bool = False  # a tuned one waits for its judgement
     asked: bool = False  # a `retrain.now` that was not answered yet
@@ -47,7 +47,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
-    """A command beats a pause, a pause beats the clock, and one retrain runs at a time.
+    """A command beats a pause, a pause beats the clock. Whoever asks has no retrain running.
 
     Tuning the language model (`prepare`) runs beside the retrains, so that it holds none of them up; `tune` then makes
     a version with it and judges that.
@@ -56,14 +56,14 @@ def due(state: CadenceState, policy: CadencePolicy, now_ms: int) -> Decision:
     'refresh'
     """
     last = state.last_start_ms
-    if state.running:
-        return Decision(kind=None, reason="a retrain is running")
     if state.asked:
         return Decision(kind="refresh", reason="asked for")
     if state.paused_until_ms is not None and now_ms < state.paused_until_ms:
         return Decision(kind=None, reason=f"paused by {state.paused_by}")
     if last is None:
-        return Decision(kind="refresh", reason="the first since this trainer leads")
+        return Decision(kind="refresh", reason="the first")
+    if state.cut_off:
+        return Decision(kind="refresh", reason="the last one was cut off")
     why = _ripe(state, policy, now_ms - last)
     if why is None:
         return Decision(kind=None, reason=f"due in {(last + policy.cadence_ms - now_ms) / 1000:.0f} s")
