@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def test_full_disk_stops_the_worker_and_loses_nothing(kafka: str, tmp_path: Path
         site.start()
         for first in range(0, EVENTS, 1_000):
             user = f"u{first}"
-            site.send(*[event(n, user, title=f"{n} " * 40) for n in range(first, first + 1_000)], user=user)
+            titles = [random.Random(n).randbytes(60).hex() for n in range(first, first + 1_000)]  # no packing helps
+            site.send(*[event(first + k, user, title=title) for k, title in enumerate(titles)], user=user)
         assert site.process is not None
         assert site.process.wait(90) == 3
         print(f"\n{site.told()[-700:]}")
