@@ -90,7 +90,7 @@ def answered(
         slices += ("cold item",)
     if event.category and before and event.category != before:
         slices += ("category switch",)
-    shelf = past.words.get(f"c:{event.category}", UNKNOWN) if event.category else -1
+    shelf = past.words.get(memory.LISTING + event.category, UNKNOWN) if event.category else -1
     return dataclasses.replace(case, target=int(here[0]) if len(here) else -2, shelf=shelf, slices=slices)
 
 

@@ -284,17 +284,17 @@ class Memory:
         before, now = (0.5 ** ((newest - ms) / HALF_LIFE_MS) for ms in (int(self.popular_ms[word]), at_ms))
         self.popular[word] = float(self.popular[word]) * before + now
         self.popular_ms[word] = newest
-        before = self.neighbours.recent(session, QUERY)
+        recent = self.neighbours.recent(session, QUERY)
         if self.category[word] >= 0:
             self.shelves.add(self.category[word : word + 1], word, FADING)
-            if (left := self._left(before, word)) >= 0:
+            if (left := self._left(recent, word)) >= 0:
                 self.crossings.add(np.array([left], np.int32), int(self.category[word]), ONCE)
-        self.follows.add(before[: len(FADING)], word, FADING)
+        self.follows.add(recent[: len(FADING)], word, FADING)
 
-    def _left(self, before: Ints, word: int) -> int:
+    def _left(self, recent: Ints, word: int) -> int:
         """The category that a session comes from to an item, its words the newest first; −1: none, or it was there."""
         left = -1
-        for one in before.tolist():
+        for one in recent.tolist():
             if self.item[one]:
                 return -1 if one == word else left if left >= 0 else int(self.category[one])
             if left < 0 and self.names[one].startswith(LISTING):
@@ -303,9 +303,14 @@ class Memory:
 
     def crossing(self, rows: list[Row]) -> Crossing:
         """Which category a session comes from, and what came after it so far."""
-        left = self.words.get(LISTING + (last_category(rows) or ""), -1)
+        left = self._shelf(rows)
         after, times = self.crossings.after(left)
         return Crossing(left=left, after=after, times=times)
+
+    def _shelf(self, rows: list[Row]) -> int:
+        """The word of the category that a session was in last, −1: none that is known."""
+        last = last_category(rows)
+        return self.words.get(LISTING + last, -1) if last else -1
 
     def evidence(self, rows: list[Row], at_ms: int, also: Ints = NONE) -> tuple[Ints, NDArray[np.float64]]:
         """Candidates of a session as words [n] with `EVIDENCE` [n, 6]; never the current item, nor a withdrawn one.
@@ -320,8 +325,7 @@ class Memory:
             found, votes = found[best], votes[best]
         own = [(self.words[name], ago) for name, ago in own_items(rows).items() if name in self.words]
         mine, ago = (np.array([pair[k] for pair in own], np.int32) for k in (0, 1))
-        last = last_category(rows)
-        shelf = self.words.get(LISTING + last, -1) if last else -1
+        shelf = self._shelf(rows)
         if shelf >= 0 and len(self.arrivals):
             also = np.concatenate([also, self.arrivals.on(shelf)])
         return _evidence(  # type: ignore[no-any-return]
