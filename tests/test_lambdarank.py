@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from trainer import blend, lambdarank
 
 N = 80  # candidates of a case
+OLDER = blend.FEATURES.index("again")  # features of versions before it
 
 
 def cases(n: int, seed: int) -> list[blend.Case]:
@@ -60,6 +63,21 @@ def test_what_is_beyond_the_top_stays_behind_it(monkeypatch: pytest.MonkeyPatch)
     assert set(by_worth[: lambdarank.TOP]) == set(by_share[: lambdarank.TOP])
     assert np.array_equal(by_worth[lambdarank.TOP :], by_share[lambdarank.TOP :])
     assert not np.array_equal(by_worth, by_share)
+
+
+def test_trees_of_fewer_features_read_those_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of before a feature came: its trees say what they said, whatever the new column holds."""
+    monkeypatch.setattr(lambdarank, "FEWEST", 100)
+    monkeypatch.setattr(blend, "WIDTH", OLDER)
+    learnt = cases(600, 1)
+    ranker = lambdarank.fit(learnt, blend.Blend.flat())
+    monkeypatch.undo()
+    assert ranker is not None
+    each = np.full(N, 1 / N)
+    wider = np.concatenate([learnt[0].candidates, np.ones((N, blend.WIDTH - OLDER))], 1)
+    today = dataclasses.replace(learnt[0], candidates=wider)
+    assert np.ptp(ranker.worth(today, each)) > 0
+    assert np.array_equal(ranker.worth(learnt[0], each), ranker.worth(today, each))
 
 
 def test_too_few_cases_teach_no_order() -> None:

@@ -363,6 +363,33 @@ def test_a_version_says_the_same_when_it_is_read_back(
         Predictor.load(out.path(name), words)
 
 
+def test_a_version_of_before_a_feature_weighs_it_nothing(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+) -> None:
+    """It says what today's version says whose weights for it are 0; one that knows more features is refused."""
+    the_lake, words, out = shop
+    rows = shop_rows(2_000)
+    the_lake.write_rows(KEY, 0, rows)
+    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
+    assert name is not None
+    config, older = out.path(name) / "config.json", blend.FEATURES.index("again")
+    today, told = Predictor.load(out.path(name), words), msgspec.json.decode(config.read_bytes())
+    assert today.trained is not None
+    fitted = today.trained.blend
+    assert any(fitted.item[older:])
+    zeroed = msgspec.structs.replace(fitted, item=fitted.item[:older] + [0.0] * (blend.WIDTH - older))
+    today.trained = msgspec.structs.replace(today.trained, blend=zeroed)
+    weights = told["weights"] | {"item": fitted.item[:older]}
+    config.write_bytes(msgspec.json.encode(told | {"weights": weights, "features": blend.FEATURES[:older]}))
+    asked = [sessions.Session("s", "u", 0, 0, rows[k : k + 3]) for k in range(1_500, 1_520)]
+    at_ms = [session.rows[-1].event.ts_ms for session in asked]
+    said, expected = (model.predict(asked, at_ms) for model in (Predictor.load(out.path(name), words), today))
+    assert said == expected
+    config.write_bytes(msgspec.json.encode(told | {"features": (*blend.FEATURES, "unheard of")}))
+    with pytest.raises(ValueError, match="other features"):
+        Predictor.load(out.path(name), words)
+
+
 def test_a_version_of_before_the_mixture_tells_categories_as_it_did(
     shop: tuple[lake.Lake, texts.Texts, registry.Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,10 @@ from trainer import endings, memory
 from trainer.ragged import Ints
 
 Floats = NDArray[np.float64]
-FEATURES = (*memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias")
+FEATURES = (
+    *memory.EVIDENCE, "same_category", "text", "network", "network_again", "bias",
+    "again", "neighbours_again", "after_last_again",  # of the session's own items, whenever they were
+)  # new ones come last: see `Blend.widened`  # fmt: skip
 SESSION = endings.FEATURES
 WIDTH = len(FEATURES)
 FLOORS = (1e-3, 1e-3, 1.0, 0.1, 1e-3, 1e-3)  # of evidence, before its logarithm
@@ -63,6 +66,10 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
             case.candidates, np.array(self.item), case.session, np.array(self.other), self.temperature, 1 - case.none
         )
         return made[:-1], case.none, float(made[-1])
+
+    def widened(self) -> Blend:
+        """As one of today's features: those that came after it was fitted weigh nothing."""
+        return msgspec.structs.replace(self, item=self.item + [0.0] * (WIDTH - len(self.item)))
 
     def cooled(self) -> Blend:
         """The same probabilities at a temperature of one."""
@@ -194,12 +201,15 @@ def _sweep(x, s, first, target, item, other):  # type: ignore[no-untyped-def] # 
 @numba.njit(cache=True)
 def _features(evidence, same_category, cosines, network):  # type: ignore[no-untyped-def] # pragma: no cover
     made = np.ones((len(evidence), WIDTH))
+    made[:, 11:] = 0.0
     of_none = np.log(np.array(FLOORS))  # most evidence is none
     for i in range(len(evidence)):
         for k in range(len(FLOORS)):
             made[i, k] = np.log(evidence[i, k] + FLOORS[k]) if evidence[i, k] else of_none[k]
         made[i, 2], made[i, 6], made[i, 7], made[i, 8] = evidence[i, 2], same_category[i], cosines[i], network[i]
-        made[i, 9] = network[i] if evidence[i, 2] > 0 else 0.0
+        made[i, 9] = 0.0
+        if evidence[i, 2] > 0:
+            made[i, 9], made[i, 11], made[i, 12], made[i, 13] = network[i], 1.0, made[i, 4], made[i, 5]
     return made
 
 

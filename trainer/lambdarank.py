@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import extras
+from trainer import blend, extras
 from trainer.blend import Blend, Case, Floats
 
 TOP = 60  # candidates that are put in order; those beyond keep theirs, behind them
@@ -21,6 +21,7 @@ SETTINGS = {
     "lambdarank_truncation_level": 20, "num_threads": 1, "deterministic": True, "seed": 7, "verbosity": -1,
 }  # fmt: skip
 TREES = 80
+BESIDE = 4  # columns beside the blend's features
 
 
 class Ranker:
@@ -29,13 +30,14 @@ class Ranker:
     def __init__(self, told: str) -> None:
         self.told = told  # LightGBM's text
         self._trees = _lightgbm().Booster(model_str=told)
+        self._width = self._trees.num_feature() - BESIDE  # of the blend's features, those that it was learnt from
 
     def worth(self, case: Case, each: Floats) -> Floats:
         """What to sort a case's candidates by, [n], the most worth first; `each`: their probabilities."""
         best = _best(each)
         made = np.log(np.maximum(each, 1e-30))
         if len(best):
-            made[best] += self._trees.predict(_features(case, best, made[best]), num_threads=1) + 1e3
+            made[best] += self._trees.predict(_features(case, best, made[best], self._width), num_threads=1) + 1e3
         return made
 
 
@@ -51,7 +53,7 @@ def fit(cases: list[Case], mixed: Blend) -> Ranker | None:
         here = best == case.target
         if case.target >= 0 and here.any():
             begins.append(np.log(np.maximum(each[best], 1e-30)))
-            features.append(_features(case, best, begins[-1]))
+            features.append(_features(case, best, begins[-1], blend.WIDTH))
             came.append(here)
     if len(came) < FEWEST:
         return None
@@ -67,10 +69,10 @@ def _best(each: Floats) -> NDArray[np.int64]:
     return np.argpartition(-each, TOP)[:TOP] if len(each) > TOP else np.arange(len(each))
 
 
-def _features(case: Case, best: NDArray[np.int64], logs: Floats) -> NDArray[np.float32]:
-    """The blend's features, its own log probability, and how far the session has gone."""
-    session = np.broadcast_to(case.session[1:4], (len(best), 3))
-    return np.concatenate([case.candidates[best], logs[:, None], session], 1).astype(np.float32)
+def _features(case: Case, best: NDArray[np.int64], logs: Floats, width: int) -> NDArray[np.float32]:
+    """The blend's first features, its own log probability, and how far the session has gone."""
+    session = np.broadcast_to(case.session[1:BESIDE], (len(best), BESIDE - 1))
+    return np.concatenate([case.candidates[best, :width], logs[:, None], session], 1).astype(np.float32)
 
 
 def _lightgbm() -> Any:

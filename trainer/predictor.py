@@ -245,18 +245,15 @@ class Predictor:
     def load(cls, directory: Path, texts_: texts.Texts) -> Predictor:
         """Read a version back; its name is the directory's. Raises ValueError where its features are not today's."""
         config = msgspec.json.decode((directory / "config.json").read_bytes(), type=Config)
-        told = (
-            config.features,
-            config.session_features,
-            config.purchase.features if config.purchase else heads.FEATURES,
-        )
-        if told != (blend.FEATURES, blend.SESSION, heads.FEATURES):
+        told = config.session_features, config.purchase.features if config.purchase else heads.FEATURES
+        older = blend.FEATURES[: len(config.features)]
+        if config.features != older or told != (blend.SESSION, heads.FEATURES):
             raise ValueError(f"{directory.name} was made for other features by another nextclick; train a new version")
         weights = load_file(directory / "model.safetensors")
         net = network.Network.of(weights, config.words, config.network, config.trained_ms)
         trees = directory / RANKER
         ranker = lambdarank.Ranker(trees.read_text(encoding="utf-8")) if trees.exists() else None
-        trained = Trained(net, config.weights, config.purchase, config.categories, ranker)
+        trained = Trained(net, config.weights.widened(), config.purchase, config.categories, ranker)
         return cls(memory.Memory.load(directory), texts_, version=directory.name, trained=trained)
 
 
