@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from featurestore import disk, lake, sessions, window
 from featurestore.events import Event, Origin, Row
-from trainer import blend, cadence, judge, lambdarank, memory, registry, retrain, texts
-from trainer.cases import replay
+from trainer import blend, cadence, heads, judge, lambdarank, memory, outages, registry, retrain, texts
+from trainer.cases import replay, window_rows
 from trainer.network import NetworkSettings
 from trainer.predictor import Predictor, Trained
 
@@ -330,6 +330,36 @@ def test_purchase_head_learns_from_the_whole_window(
     found = window.examples(the_lake.cover(), policy)
     assert (found.purchase[-700:] < 1).all()
     assert retrain.purchase_head(found, retrain.rows_of(found), policy) is not None
+
+
+def test_hours_whose_purchases_were_lost_teach_nothing(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry],
+) -> None:
+    """Half of those who come to a checkout buy, but for a third of the time none is told: still about half will."""
+    the_lake, words, out = shop
+    rows = []
+    for n, row in enumerate(shop_rows(3_000)):
+        kind = ("checkout", "purchase", "view")[n % 3]
+        if kind == "purchase" and (600 < n < 1_600 or n % 2):
+            kind = "view"
+        rows.append(msgspec.structs.replace(row, event=msgspec.structs.replace(row.event, type=kind)))
+    the_lake.write_rows(KEY, 0, rows)
+    verdict = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    assert verdict.version is not None
+    (said,) = verdict.warnings
+    assert "no purchase from" in said
+    assert said in (out.path(verdict.version) / "README.md").read_text()
+    found = window.examples(the_lake.cover(), POLICY)
+    seen = retrain.rows_of(found)
+    lost = outages.outages(seen, POLICY.horizon_purchase_ms)
+    whole = (found.at_ms + POLICY.horizon_purchase_ms < lost[0].from_ms) | (found.at_ms >= lost[0].to_ms)
+    cuts = np.flatnonzero((found.purchase >= 0) & whole)
+    x = np.array([heads.features(window_rows(found, seen, i), int(found.at_ms[i])) for i in cuts])
+    heeded, blind = (retrain.purchase_head(found, seen, POLICY, known) for known in (lost, ()))
+    assert heeded is not None
+    assert blind is not None
+    off, unheeded = (abs(head.of(x).mean() - found.purchase[cuts].mean()) for head in (heeded, blind))
+    assert off < unheeded / 3
 
 
 @pytest.mark.parametrize("ranker", [False, True])
