@@ -442,8 +442,10 @@ def test_a_version_of_before_the_mixture_tells_categories_as_it_did(
     _, case = model.case([one], at_ms, headings[0], said.own[0])
     assert model.trained is not None
     each, none, _ = model.trained.blend.probabilities(case)
-    shelves, shares = blend.by_category(case.shelves, each, none)
-    by_items = {model.memory.names[w][2:]: s for w, s in zip(shelves.tolist(), shares.tolist(), strict=True)}
+    shelves, shares = blend.by_category(case.shelves, each)
+    by_items = {
+        model.memory.names[w][2:]: s * (1 - none) for w, s in zip(shelves.tolist(), shares.tolist(), strict=True)
+    }
     assert dict(interest.categories) == pytest.approx(by_items, rel=1e-4)
     the_lake.write_rows(KEY, 2_000, rows[2_000:])
     monkeypatch.setattr(judge, "refresh_gate", lambda *_: (True, "whatever it is worth", {}))

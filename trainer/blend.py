@@ -103,9 +103,9 @@ def fit(cases: list[Case], *, start: Blend | None = None) -> Blend:
     return msgspec.structs.replace(made, temperature=math.exp(found.x), evidence=known + len(cases))
 
 
-def by_category(shelves: Ints, each: Floats, none: float) -> tuple[Ints, Floats]:
-    """Categories, and that the next item is of them; one that is no candidate is taken to be of a kind with those."""
-    return _shares(shelves, np.asarray(each, np.float64), 1 - none)  # type: ignore[no-any-return]
+def by_category(shelves: Ints, each: Floats) -> tuple[Ints, Floats]:
+    """Categories, and each one's share of an item that comes; one that is no candidate is of a kind with those."""
+    return _shares(shelves, np.asarray(each, np.float64))  # type: ignore[no-any-return]
 
 
 def largest(values: Floats, n: int) -> NDArray[np.int64]:
@@ -244,8 +244,8 @@ def _largest(values, n):  # type: ignore[no-untyped-def] # pragma: no cover
 
 
 @numba.njit(cache=True)
-def _shares(keys, values, whole):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The distinct keys from 0 on in order, and each one's share of a whole that all values are."""
+def _shares(keys, values):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The distinct keys from 0 on in order, and each one's share of all values."""
     order = np.argsort(keys, kind="mergesort")
     known, sums, n = np.empty(len(keys), np.int32), np.zeros(len(keys)), -1
     for i in order:
@@ -256,7 +256,7 @@ def _shares(keys, values, whole):  # type: ignore[no-untyped-def] # pragma: no c
     first = 1 if n >= 0 and known[0] < 0 else 0
     total = sums.sum()
     if total > 0:
-        sums *= whole / total
+        sums /= total
     return known[first : n + 1], sums[first : n + 1]
 
 

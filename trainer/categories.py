@@ -34,7 +34,7 @@ class Mixture(msgspec.Struct, frozen=True, kw_only=True):
 
 def shares(mixture: Mixture | None, shelves: Ints, each: Floats, crossing: Crossing) -> Told:
     """What comes, by category, of candidates' categories [n] and probabilities [n]; None: by these alone."""
-    said: Told = blend.by_category(shelves, each, 0.0)
+    said: Told = blend.by_category(shelves, each)
     return said if mixture is None else mixture.told(said, crossing)
 
 
@@ -47,7 +47,7 @@ def fit(arm: blend.Blend, cases: list[blend.Case], *, start: Mixture | None = No
     for case in cases:
         if case.shelf >= 0:
             each, _, _ = arm.probabilities(case)
-            items, crossing = blend.by_category(case.shelves, each, 0.0), case.crossing
+            items, crossing = blend.by_category(case.shelves, each), case.crossing
             words, x = _features(*items, crossing.left, crossing.after, crossing.times)
             made += [(int(at), x) for at in np.flatnonzero(words == case.shelf)]
     if not made:

@@ -203,7 +203,7 @@ class Predictor:
         found, scores = self.memory.score(session.rows, at_ms)
         none = self.memory.endings.asked(session.rows, at_ms)[1] if len(found) else 1.0
         each = scores * (1 - none) / max(scores.sum(), 1e-9)
-        told = blend.by_category(self.memory.category[found], each, 0.0)
+        told = blend.by_category(self.memory.category[found], each)
         return self._interest(session, found, each, none, None, "fallback", told)
 
     def _interest(
