@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featurestore import database
 from featurestore.events import ENGAGED
 from featurestore.lake import HISTORY, Cover, PartitionKey
+from featurestore.outages import Outage, outages
 
 LENGTH = 50  # tokens of a session at a cut
 POOL_MS = 86_400_000  # how far back the judging slice reaches for want of cuts
@@ -58,7 +59,7 @@ class Examples:
     next_row: Ints  # [cuts] the first different item engaged with, −1: none
     category_offsets: Ints  # [cuts + 1] into category_rows
     category_rows: Ints  # the first row of each category engaged with
-    purchase: NDArray[np.int8]  # [cuts] −1: not mature yet
+    purchase: NDArray[np.int8]  # [cuts] −1: not mature yet, or an outage was within the horizon
     at_ms: Ints
     session_key: Ints  # [cuts] cuts of one session share a number
     user: Ints  # [cuts] cuts of one user share a number
@@ -66,6 +67,7 @@ class Examples:
     judge: Bools  # held out
     train: Bools  # not held out, and no label lies where the held-out part begins
     begins: dict[PartitionKey, int]  # where in each partition that begins which is not all mature: no cut lies there
+    outages: tuple[Outage, ...] = ()  # in which purchases were not recorded
 
     def __len__(self) -> int:
         return len(self.row)
@@ -94,6 +96,10 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     finally:
         con.close()
     next_row, category_offsets, category_rows, bought = labels
+    ends_ms, lost = ts[row] + policy.horizon_purchase_ms, outages(ts, rows["type"], session, policy.horizon_purchase_ms)
+    known = ends_ms < limit[row]
+    for outage in lost:
+        known &= (ends_ms < outage.from_ms) | (ts[row] >= outage.to_ms)
     fresh = (ints(rows, "offset") >= _by_row(policy.since, keys, part))[row]
     judge = _held_out(ts[row], fresh, policy)
     judged_ms = ts[row][judge].min() if judge.any() else np.iinfo(np.int64).max
@@ -105,7 +111,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         next_row=next_row,
         category_offsets=category_offsets,
         category_rows=category_rows,
-        purchase=np.where(ts[row] + policy.horizon_purchase_ms < limit[row], bought, -1).astype(np.int8),
+        purchase=np.where(known, bought, -1).astype(np.int8),
         at_ms=ts[row],
         session_key=session[row],
         user=_codes(rows, ["user_id"])[row],
@@ -113,6 +119,7 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
         judge=judge,
         train=~judge & (label_ms < judged_ms),
         begins=begins,
+        outages=lost,
     )
 
 

@@ -20,7 +20,6 @@ from trainer.cases import replay, scores, summary, window_rows
 from trainer.endings import Endings
 from trainer.memory import current_item, token
 from trainer.network import Network, NetworkSettings
-from trainer.outages import Outage, outages
 from trainer.predictor import Predictor, Trained
 from trainer.staleness import LookBack
 from trainer.texts import NAMED, Texts, row_text
@@ -114,9 +113,8 @@ def run(
     fit, held = fit[made.at_ms[fit] > until_ms], held[made.at_ms[held] > until_ms]  # unknown to the encoder too
     if len(held) < policy.n_min and old is not None:
         return verdict(False, f"too few labels: {len(held)} are new to the tuned encoder, {policy.n_min} needed")
-    lost = outages(rows, policy.horizon_purchase_ms)
     unread = words.broken_up() if old is None or recipe.kind == "tune" else None
-    said["warnings"] = (*([unread] if unread else ()), *map(str, lost))
+    said["warnings"] = (*([unread] if unread else ()), *map(str, made.outages))
     start = old.trained.network if old is not None and old.trained and words is texts else None
     past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
     if past.endings.horizon_ms != policy.horizon_next_ms:
@@ -131,7 +129,7 @@ def run(
     fitted = blend.fit(known, start=mixed)
     ranker = lambdarank.fit(known, fitted) if recipe.ranker else None
     mixture = categories.fit(fitted, known, start=old.trained.categories if old is not None and old.trained else None)
-    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy, lost), mixture, ranker)
+    candidate.trained = Trained(net, fitted, purchase_head(made, rows, policy), mixture, ranker)
 
     session = made.session_key[held]
     judged = {
@@ -230,20 +228,13 @@ def network_of(
     return net
 
 
-def purchase_head(
-    made: window.Examples, rows: list[Row], policy: window.WindowPolicy, lost: Sequence[Outage] = ()
-) -> heads.Purchase | None:
+def purchase_head(made: window.Examples, rows: list[Row], policy: window.WindowPolicy) -> heads.Purchase | None:
     """Fitted on cuts whose purchase horizon ends before the held-out part begins; no cut of that part plays a role.
 
-    They are taken evenly from the whole window: buyers are few, and the newest cuts may hold hardly one. Cuts whose
-    horizon meets an outage of purchases are left out.
+    They are taken evenly from the whole window: buyers are few, and the newest cuts may hold hardly one.
     """
     begins = made.at_ms[made.judge].min() if made.judge.any() else np.iinfo(np.int64).max
-    ends_ms = made.at_ms + policy.horizon_purchase_ms
-    known = (made.purchase >= 0) & (ends_ms < begins)
-    for outage in lost:
-        known &= (ends_ms < outage.from_ms) | (made.at_ms >= outage.to_ms)
-    cuts: Cuts = np.flatnonzero(known)
+    cuts: Cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms + policy.horizon_purchase_ms < begins))
     cuts = cuts[:: -(-len(cuts) // PURCHASE_CUTS)] if len(cuts) else cuts
     x = [heads.features(window_rows(made, rows, i), int(made.at_ms[i])) for i in cuts]
     return heads.fit(np.array(x), made.purchase[cuts] == 1, made.session_key[cuts]) if x else None
