@@ -26,7 +26,7 @@ from trainer.predictor import Predictor, Trained
 
 Ranks = NDArray[np.float64]  # [cases, 2]: with repeats; of different items (NaN where the same item came again)
 Told = dict[str, tuple[Ranks, float]]  # of each arm, and the CPU seconds that it took
-FITTED = 5_000  # cases that the blend is fitted on
+FITTED = retrain.Recipe().fit_cuts  # cases that the blend is fitted on, at most
 TOGETHER = 64  # cases whose products with all items are one
 
 
@@ -254,7 +254,7 @@ def named(arm: str, draw: int) -> str:
 def _drawn(asked: list[Case], draw: int) -> list[Case]:
     """As many as a blend is fitted on, in order of time: drawn by a seed, or evenly spaced where it is 0."""
     if not draw or len(asked) <= FITTED:
-        return asked[:: max(1, len(asked) // FITTED)]
+        return asked[:: max(1, -(-len(asked) // FITTED))]
     return [asked[i] for i in np.sort(np.random.default_rng(draw).choice(len(asked), FITTED, replace=False))]
 
 
