@@ -106,7 +106,7 @@ class Outlet:
         self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], stamp: int | None
     ) -> Any:
         """A value that is larger than a topic takes came compressed, and fits compressed."""
-        packed = value is not None and len(value) > topics.EVENT_MAX_BYTES
+        packed = value is not None and len(value) > topics.MESSAGE_MAX_BYTES
         producer = await self._started("gzip" if packed else None)
         if value is not None or key is not None:
             return await producer.send(self.settings.dead_letters, value, key=key, headers=headers, timestamp_ms=stamp)

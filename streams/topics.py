@@ -20,7 +20,7 @@ __all__ = ["BrokerUnreachable", "Difference", "Shape", "TopicUnusable", "Topics"
            "log_id", "log_ids", "requests", "require_listener", "shapes"]  # fmt: skip
 
 DAY_MS = 86_400_000
-EVENT_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
+MESSAGE_MAX_BYTES = 1_048_588  # Kafka's own default for `max.message.bytes`
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
 
@@ -65,7 +65,7 @@ def shapes(topics: Topics) -> dict[str, Shape]:
     """Every topic with the shape it is made in."""
     event = Shape(
         partitions=topics.partitions,
-        configs={"cleanup.policy": "delete", "max.message.bytes": str(EVENT_MAX_BYTES)},
+        configs={"cleanup.policy": "delete", "max.message.bytes": str(MESSAGE_MAX_BYTES)},
     )
     return dict.fromkeys(topics.events, event) | {
         topics.items: Shape(partitions=topics.partitions, configs={"cleanup.policy": "compact"}),
@@ -75,7 +75,11 @@ def shapes(topics: Topics) -> dict[str, Shape]:
         ),
         topics.predictions: Shape(
             partitions=topics.partitions,
-            configs={"cleanup.policy": "compact,delete", "min.compaction.lag.ms": str(DAY_MS)},
+            configs={
+                "cleanup.policy": "compact,delete",
+                "min.compaction.lag.ms": str(DAY_MS),
+                "max.message.bytes": str(MESSAGE_MAX_BYTES),
+            },
         ),
         topics.control: Shape(
             partitions=1,

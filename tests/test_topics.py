@@ -58,7 +58,11 @@ def test_what_differs_is_said(kafka: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     admin.create_topics(
         {
-            mine.predictions: {"num_partitions": 3, "replication_factor": 1, "configs": {"cleanup.policy": "delete"}},
+            mine.predictions: {
+                "num_partitions": 3,
+                "replication_factor": 1,
+                "configs": {"cleanup.policy": "delete", "max.message.bytes": "100000"},
+            },
             mine.dead_letters: {"num_partitions": 1, "replication_factor": 1},
             mine.events[0]: {
                 "num_partitions": 8,
@@ -72,6 +76,7 @@ def test_what_differs_is_said(kafka: str) -> None:
     told = {(d.topic, d.setting): (d.found, d.wanted) for d in topics.ensure(kafka, mine)}
     assert told[mine.predictions, "partitions"] == ("3", "8")
     assert told[mine.predictions, "cleanup.policy"] == ("delete", "compact,delete")
+    assert told[mine.predictions, "max.message.bytes"] == ("100000", "1048588")  # a batch of them would be refused
     assert told[mine.dead_letters, "max.message.bytes"] == ("1048588", "2097152")
     assert not [key for key in told if key[0] == mine.events[0]]  # a larger limit is no harm
 
@@ -140,4 +145,4 @@ def test_dead_letter_always_fits() -> None:
     """The dead-letter topic takes at least nearly twice what an event topic takes."""
     shapes = topics.shapes(Topics())
     room = int(shapes["clickstream.dead-letters"].configs["max.message.bytes"])
-    assert room >= 2 * topics.EVENT_MAX_BYTES - 1024
+    assert room >= 2 * topics.MESSAGE_MAX_BYTES - 1024
