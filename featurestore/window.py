@@ -96,7 +96,8 @@ def examples(cover: Cover, policy: WindowPolicy) -> Examples:
     finally:
         con.close()
     next_row, category_offsets, category_rows, bought = labels
-    ends_ms, lost = ts[row] + policy.horizon_purchase_ms, outages(ts, rows["type"], session, policy.horizon_purchase_ms)
+    lost = outages(ts, rows["type"], session, policy.horizon_purchase_ms)
+    ends_ms = ts[row] + policy.horizon_purchase_ms
     known = ends_ms < limit[row]
     for outage in lost:
         known &= (ends_ms < outage.from_ms) | (ts[row] >= outage.to_ms)
