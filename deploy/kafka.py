@@ -150,10 +150,14 @@ def certificates(folder: Path, host: str) -> None:
     """An authority of its own and what it signed for the broker at `host` and for a client, by openssl."""
     folder.mkdir(parents=True)
     names = folder / "names"
-    names.write_text(f"subjectAltName=IP:127.0.0.1,DNS:localhost,{'IP' if host[0].isdigit() else 'DNS'}:{host}\n")
+    names.write_text(
+        f"subjectAltName=IP:127.0.0.1,DNS:localhost,{'IP' if host[0].isdigit() else 'DNS'}:{host}\n"
+        "authorityKeyIdentifier=keyid\n"
+    )
     key = ["-newkey", "rsa:2048", "-nodes"]
     ca = ["-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", "30"]
-    _openssl(folder, "req", "-x509", *key, "-subj", "/CN=ca", "-days", "30", "-keyout", "ca.key", "-out", "ca.crt")
+    _openssl(folder, "req", "-x509", *key, "-subj", "/CN=ca", "-days", "30", "-keyout", "ca.key", "-out", "ca.crt",
+             "-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 asks for it  # fmt: skip
     for name in ("broker", "client"):
         _openssl(folder, "req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         _openssl(folder, "x509", "-req", "-in", f"{name}.csr", *ca, "-extfile", str(names), "-out", f"{name}.crt")

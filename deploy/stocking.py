@@ -84,8 +84,9 @@ class Stock:
     def status(self) -> dict[str, int]:
         """For the beat."""
         known = list(self.source.items.copy().values())
+        waiting = sum(self.encoded.get(item.item_id) is not item for item in known)  # told, and no model has it yet
         return {"items": sum(item.available for item in known), "withdrawn": sum(not item.available for item in known),
-                "waiting": len(self.waiting), "refused": self.source.bad}  # fmt: skip
+                "waiting": waiting, "refused": self.source.bad}  # fmt: skip
 
     def _noted(self) -> dict[int, int]:
         return {int(p): offset for p, offset in _json(self.shared / TOLD).get(self.log_id, {}).items()}

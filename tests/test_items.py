@@ -95,6 +95,7 @@ def test_a_worker_stocks_what_is_told_and_tells_what_is_wrong_once(tmp_path: Pat
 
     first, second = _Outlet(), _Outlet()
     stock = stocking.Stock(source(), tmp_path, "log")
+    assert stock.status()["waiting"] == 2  # read, and not asked for yet
     asyncio.run(go(stock, first))
     asyncio.run(go(stocking.Stock(source(), tmp_path, "log"), second))
     assert [dead.key for dead in first.dead] == [b"sku-2"]
