@@ -16,6 +16,7 @@ Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"]
 CONNECT_S = 5.0
 BOOTSTRAP_S = 10.0
+STRICT = range(80, 94)  # OpenSSL's errors of X509_V_FLAG_X509_STRICT
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 MECHANISMS: tuple[str, ...] = get_args(Mechanism)
 
@@ -161,10 +162,10 @@ def _encrypted(plain: socket.socket, context: ssl.SSLContext | None, host: str, 
     try:
         return context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
-        raise NotLetIn(
-            f"the certificate of {address} cannot be trusted ({error.verify_message}): set kafka.ca to the PEM file of "
-            "who signed it, and --kafka to a name it was made for"
-        ) from error
+        remedy = "set kafka.ca to the PEM file of who signed it, and --kafka to a name it was made for"
+        if error.verify_code in STRICT:
+            remedy = "have it signed anew with that extension, which Python asks for from 3.13 on"
+        raise NotLetIn(f"the certificate of {address} cannot be trusted ({error.verify_message}): {remedy}") from error
     except ssl.SSLError as error:
         raise NotLetIn(
             f"{address} does not speak TLS ({error.reason}): set kafka.protocol to what it speaks"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -188,6 +190,31 @@ def test_everything_passes_the_guard(shop: Shop) -> None:
     assert "Traceback" not in shop.words()
     if word := shop.connection.password:
         assert word not in shop.words()
+
+
+def test_an_authority_without_key_usage_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 is strict by default, and another `kafka.ca` would not help."""
+    openssl, left_out = real_kafka._openssl, ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    monkeypatch.setattr(
+        real_kafka, "_openssl", lambda folder, *said: openssl(folder, *(one for one in said if one not in left_out))
+    )
+    real_kafka.certificates(tmp_path / "tls", "127.0.0.1")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "tls" / "broker.pem")
+    strict = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.crt"))
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with contextlib.suppress(ssl.SSLError, OSError):
+            server.wrap_socket(theirs, server_side=True).close()
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with pytest.raises(NotLetIn, match="have it signed anew with that extension"):
+        connection._encrypted(ours, strict, "127.0.0.1", "127.0.0.1:9093")
+    ours.close()
+    serving.join()
 
 
 @pytest.mark.kafka
