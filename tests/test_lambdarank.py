@@ -73,6 +73,7 @@ def test_trees_of_fewer_features_read_those_alone(monkeypatch: pytest.MonkeyPatc
     ranker = lambdarank.fit(learnt, blend.Blend.flat())
     monkeypatch.undo()
     assert ranker is not None
+    ranker = lambdarank.Ranker(ranker.told)
     each = np.full(N, 1 / N)
     wider = np.concatenate([learnt[0].candidates, np.ones((N, blend.WIDTH - OLDER))], 1)
     today = dataclasses.replace(learnt[0], candidates=wider)

@@ -393,10 +393,10 @@ def test_a_version_says_the_same_when_it_is_read_back(
 def test_a_version_of_before_a_feature_weighs_it_nothing(
     shop: tuple[lake.Lake, texts.Texts, registry.Registry],
 ) -> None:
-    """It says what today's version says whose weights for it are 0; one that knows more features is refused."""
+    """It says what today's says whose weights for it are 0, and is refreshed; one of more features is refused."""
     the_lake, words, out = shop
-    rows = shop_rows(2_000)
-    the_lake.write_rows(KEY, 0, rows)
+    rows = shop_rows(4_000)
+    the_lake.write_rows(KEY, 0, rows[:2_000])
     name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
     assert name is not None
     config, older = out.path(name) / "config.json", blend.FEATURES.index("again")
@@ -412,6 +412,9 @@ def test_a_version_of_before_a_feature_weighs_it_nothing(
     at_ms = [session.rows[-1].event.ts_ms for session in asked]
     said, expected = (model.predict(asked, at_ms) for model in (Predictor.load(out.path(name), words), today))
     assert said == expected
+    the_lake.write_rows(KEY, 2_000, rows[2_000:])
+    refreshed = retrain.run(the_lake.cover(), out.path(name), retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    assert refreshed.metrics.keys() == {"candidate", "champion"}
     config.write_bytes(msgspec.json.encode(told | {"features": (*blend.FEATURES, "unheard of")}))
     with pytest.raises(ValueError, match="other features"):
         Predictor.load(out.path(name), words)
