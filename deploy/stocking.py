@@ -57,10 +57,12 @@ class Stock:
         self.waiting.extend(fresh)
         end = time.monotonic() + 1
         while self.waiting and time.monotonic() < end:
-            some = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting)))]
+            some = list(itertools.islice(self.waiting, AT_ONCE))  # they wait until the model has them
             await asyncio.to_thread(encode, model.texts, some)
             await on_scorer(model.stock, some)
             self.encoded |= {item.item_id: item for item in some}
+            for _ in some:
+                self.waiting.popleft()
         if not self.waiting:
             await asyncio.to_thread(model.texts.save)
 
@@ -84,9 +86,8 @@ class Stock:
     def status(self) -> dict[str, int]:
         """For the beat."""
         known = list(self.source.items.copy().values())
-        waiting = sum(self.encoded.get(item.item_id) is not item for item in known)  # told, and no model has it yet
         return {"items": sum(item.available for item in known), "withdrawn": sum(not item.available for item in known),
-                "waiting": waiting, "refused": self.source.bad}  # fmt: skip
+                "waiting": self.source.unasked() + len(self.waiting), "refused": self.source.bad}  # fmt: skip
 
     def _noted(self) -> dict[int, int]:
         return {int(p): offset for p, offset in _json(self.shared / TOLD).get(self.log_id, {}).items()}

@@ -53,7 +53,7 @@ def outages(ts_ms: Ints, kinds: pa.ChunkedArray, session: Ints, least_ms: int) -
 
 def _first(ts_ms: Ints, session: Ints) -> Ints:
     """When each session's first row was, in order."""
-    order = np.lexsort((ts_ms, session))
-    begins = np.flatnonzero(np.diff(session[order], prepend=-1))
-    made: Ints = np.sort(ts_ms[order][begins])
+    order = np.argsort(ts_ms, kind="stable")
+    _, begins = np.unique(session[order], return_index=True)
+    made: Ints = ts_ms[order][np.sort(begins)]
     return made

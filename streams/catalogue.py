@@ -34,6 +34,11 @@ class Catalogue(following.Follower):
             found, self._changed = self._changed, {}
         return list(found.values())
 
+    def unasked(self) -> int:
+        """How many items were told since `changed` was called last."""
+        with self._lock:
+            return len(self._changed)
+
     def anew(self) -> None:
         """Another log begins: what the old one told stays, until this one tells otherwise."""
         self._next.clear()

@@ -83,10 +83,11 @@ def test_a_worker_stocks_what_is_told_and_tells_what_is_wrong_once(tmp_path: Pat
         )
         return made
 
-    async def on_scorer(work: Any, *arguments: Any) -> None:
-        work(*arguments)
-
     async def go(stock: stocking.Stock, outlet: _Outlet) -> None:
+        async def on_scorer(work: Any, *arguments: Any) -> None:
+            assert stock.status()["waiting"] == 2  # until the model has them
+            work(*arguments)
+
         for made in (model(tmp_path, trained=False), model(tmp_path, trained=True)):
             await stock.step(made, on_scorer)
             assert made.memory.items["sku-1"].title == "Shoe"

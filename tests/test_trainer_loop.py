@@ -53,6 +53,18 @@ def shop(tmp_path: Path) -> tuple[lake.Lake, texts.Texts, registry.Registry]:
 
 
 POLICY = window.WindowPolicy(horizon_next_ms=10 * MINUTE, horizon_purchase_ms=10 * MINUTE, n_min=100)
+REFRESH = retrain.Recipe()
+
+
+def champion(
+    shop: tuple[lake.Lake, texts.Texts, registry.Registry], rows: list[Row], recipe: retrain.Recipe = REFRESH
+) -> Path:
+    """The folder of the first version, learnt from these rows, which the lake has from then on."""
+    the_lake, words, out = shop
+    the_lake.write_rows(KEY, 0, rows)
+    name = retrain.run(the_lake.cover(), None, recipe, POLICY, 0, texts=words, out=out).version
+    assert name is not None
+    return out.path(name)
 
 
 def test_first_champion_learns_the_shop_and_predicts_what_it_judged(
@@ -366,12 +378,10 @@ def test_a_version_says_the_same_when_it_is_read_back(
     """Saved and loaded: the same interests, alone and in a batch; made for other features: refused."""
     monkeypatch.setattr(lambdarank, "FEWEST", 50)
     monkeypatch.setitem(lambdarank.SETTINGS, "min_data_in_leaf", 20)
-    the_lake, words, out = shop
+    _, words, _ = shop
     rows = shop_rows(2_000)
-    the_lake.write_rows(KEY, 0, rows)
-    name = retrain.run(the_lake.cover(), None, retrain.Recipe(ranker=ranker), POLICY, 0, texts=words, out=out).version
-    assert name is not None
-    one, two = (Predictor.load(out.path(name), words) for _ in range(2))
+    folder = champion(shop, rows, retrain.Recipe(ranker=ranker))
+    one, two = (Predictor.load(folder, words) for _ in range(2))
     open_ = sessions.OpenSessions()
     sessions.restore(open_, rows[-200:], rows[-1].event.ts_ms, sessions.SessionSettings())
     asked = [s for user in {r.event.user_id for r in rows[-50:]} for s in open_.of(user)]
@@ -384,10 +394,10 @@ def test_a_version_says_the_same_when_it_is_read_back(
         assert dict(a.categories) == pytest.approx(dict(b.categories), rel=1e-4)
     falling = all(sorted((p for _, p in a.items), reverse=True) == [p for _, p in a.items] for a in together)
     assert falling != ranker  # its order is not that of the probabilities
-    config = out.path(name) / "config.json"
+    config = folder / "config.json"
     config.write_bytes(config.read_bytes().replace(b'"follows"', b'"leads"'))
     with pytest.raises(ValueError, match="other features"):
-        Predictor.load(out.path(name), words)
+        Predictor.load(folder, words)
 
 
 def test_a_version_of_before_a_feature_weighs_it_nothing(
@@ -396,11 +406,9 @@ def test_a_version_of_before_a_feature_weighs_it_nothing(
     """It says what today's says whose weights for it are 0, and is refreshed; one of more features is refused."""
     the_lake, words, out = shop
     rows = shop_rows(4_000)
-    the_lake.write_rows(KEY, 0, rows[:2_000])
-    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
-    assert name is not None
-    config, older = out.path(name) / "config.json", blend.FEATURES.index("again")
-    today, told = Predictor.load(out.path(name), words), msgspec.json.decode(config.read_bytes())
+    folder = champion(shop, rows[:2_000])
+    config, older = folder / "config.json", blend.FEATURES.index("again")
+    today, told = Predictor.load(folder, words), msgspec.json.decode(config.read_bytes())
     assert today.trained is not None
     fitted = today.trained.blend
     assert any(fitted.item[older:])
@@ -410,14 +418,14 @@ def test_a_version_of_before_a_feature_weighs_it_nothing(
     config.write_bytes(msgspec.json.encode(told | {"weights": weights, "features": blend.FEATURES[:older]}))
     asked = [sessions.Session("s", "u", 0, 0, rows[k : k + 3]) for k in range(1_500, 1_520)]
     at_ms = [session.rows[-1].event.ts_ms for session in asked]
-    said, expected = (model.predict(asked, at_ms) for model in (Predictor.load(out.path(name), words), today))
+    said, expected = (model.predict(asked, at_ms) for model in (Predictor.load(folder, words), today))
     assert said == expected
     the_lake.write_rows(KEY, 2_000, rows[2_000:])
-    refreshed = retrain.run(the_lake.cover(), out.path(name), retrain.Recipe(), POLICY, 0, texts=words, out=out)
+    refreshed = retrain.run(the_lake.cover(), folder, retrain.Recipe(), POLICY, 0, texts=words, out=out)
     assert refreshed.metrics.keys() == {"candidate", "champion"}
     config.write_bytes(msgspec.json.encode(told | {"features": (*blend.FEATURES, "unheard of")}))
     with pytest.raises(ValueError, match="other features"):
-        Predictor.load(out.path(name), words)
+        Predictor.load(folder, words)
 
 
 def test_a_version_of_before_the_mixture_tells_categories_as_it_did(
@@ -426,10 +434,7 @@ def test_a_version_of_before_the_mixture_tells_categories_as_it_did(
     """By its items alone; its refresh has a mixture, whose memory counts from there on."""
     the_lake, words, out = shop
     rows = shop_rows(4_000)
-    the_lake.write_rows(KEY, 0, rows[:2_000])
-    name = retrain.run(the_lake.cover(), None, retrain.Recipe(), POLICY, 0, texts=words, out=out).version
-    assert name is not None
-    folder = out.path(name)
+    folder = champion(shop, rows[:2_000])
     assert Predictor.load(folder, words).memory.crossing(rows[:1]).times.sum() > 100
     config, counts = folder / "config.json", folder / "memory.safetensors"
     config.write_bytes(msgspec.json.encode({**msgspec.json.decode(config.read_bytes()), "categories": None}))

@@ -200,14 +200,13 @@ def _sweep(x, s, first, target, item, other):  # type: ignore[no-untyped-def] # 
 
 @numba.njit(cache=True)
 def _features(evidence, same_category, cosines, network):  # type: ignore[no-untyped-def] # pragma: no cover
-    made = np.ones((len(evidence), WIDTH))
-    made[:, 11:] = 0.0
+    made = np.zeros((len(evidence), WIDTH))
     of_none = np.log(np.array(FLOORS))  # most evidence is none
     for i in range(len(evidence)):
         for k in range(len(FLOORS)):
             made[i, k] = np.log(evidence[i, k] + FLOORS[k]) if evidence[i, k] else of_none[k]
         made[i, 2], made[i, 6], made[i, 7], made[i, 8] = evidence[i, 2], same_category[i], cosines[i], network[i]
-        made[i, 9] = 0.0
+        made[i, 10] = 1.0
         if evidence[i, 2] > 0:
             made[i, 9], made[i, 11], made[i, 12], made[i, 13] = network[i], 1.0, made[i, 4], made[i, 5]
     return made

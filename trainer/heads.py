@@ -81,7 +81,7 @@ def fit(x: Floats, bought: NDArray[np.bool_], session: NDArray[np.int64]) -> Pur
     if min(int(bought.sum()), int((~bought).sum())) < ENOUGH:
         return None
     steps, rest = x[:, : len(STEPS)], x[:, len(STEPS) :]
-    shares = (steps[bought].sum(0) + PRIOR * bought.mean()) / (steps.sum(0) + PRIOR)
+    shares = rates(steps, bought)
     begin = np.log(shares / (1 - shares))
     middle, spread = rest.mean(0), rest.std(0) + 0.1
     scaled, given = (rest - middle) / spread, steps @ begin
@@ -95,6 +95,12 @@ def fit(x: Floats, bought: NDArray[np.bool_], session: NDArray[np.int64]) -> Pur
 
     found = optimize.minimize(loss, np.zeros(rest.shape[1]), jac=True, method="L-BFGS-B").x / spread
     return Purchase(weights=[*(begin - middle @ found).tolist(), *found.tolist()], features=FEATURES)
+
+
+def rates(steps: Floats, bought: NDArray[np.bool_]) -> Floats:
+    """The share that bought by furthest step, that of few cuts pulled to the mean; `steps` [n, STEPS]: 1 at each's."""
+    made: Floats = (steps[bought].sum(0) + PRIOR * bought.mean()) / (steps.sum(0) + PRIOR)
+    return made
 
 
 def surprise(said: Floats, bought: NDArray[np.bool_]) -> Floats:

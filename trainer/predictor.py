@@ -243,7 +243,7 @@ class Predictor:
 
     @classmethod
     def load(cls, directory: Path, texts_: texts.Texts) -> Predictor:
-        """Read a version back; its name is the directory's. Raises ValueError where its features are not today's."""
+        """Read a version back; its name is the directory's. Raises ValueError where its features are unknown."""
         config = msgspec.json.decode((directory / "config.json").read_bytes(), type=Config)
         told = config.session_features, config.purchase.features if config.purchase else heads.FEATURES
         older = blend.FEATURES[: len(config.features)]

@@ -114,7 +114,7 @@ def run(
     if len(held) < policy.n_min and old is not None:
         return verdict(False, f"too few labels: {len(held)} are new to the tuned encoder, {policy.n_min} needed")
     unread = words.broken_up() if old is None or recipe.kind == "tune" else None
-    said["warnings"] = (*([unread] if unread else ()), *map(str, made.outages))
+    said["warnings"] = tuple(filter(None, (unread, *map(str, made.outages))))
     start = old.trained.network if old is not None and old.trained and words is texts else None
     past = old.memory if old is not None else memory.Memory()  # it remembers longer than the window
     if past.endings.horizon_ms != policy.horizon_next_ms:

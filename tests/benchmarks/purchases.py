@@ -12,6 +12,7 @@ import argparse
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def main() -> None:
     until_ms = rows[0].event.ts_ms + said.days * DAY_MS
     rows = [row for row in rows if row.event.ts_ms < until_ms]
     heeded = backtest.labels_of(settings, rows)
-    window.outages = lambda *_: ()  # type: ignore[assignment]
-    blind = backtest.labels_of(settings, rows)
+    with mock.patch.object(window, "outages", return_value=()):
+        blind = backtest.labels_of(settings, rows)
     for outage in heeded.outages:
         print(outage)
     seen, part = retrain.rows_of(heeded), np.arange(0, len(heeded), said.every)
@@ -74,8 +75,8 @@ def daily(x: Any, day: Any, session: Any, label: Any, days: int) -> tuple[Any, A
         asked, bought, steps = (day >= begin) & (day < begin + 1), label[known] == 1, x[known][:, : len(heads.STEPS)]
         head = heads.fit(x[known], bought, session[known])
         if head is not None:
-            share = (steps[bought].sum(0) + heads.PRIOR * bought.mean()) / (steps.sum(0) + heads.PRIOR)
-            made[asked], rates[asked] = head.of(x[asked]), x[asked][:, : len(heads.STEPS)] @ share
+            made[asked] = head.of(x[asked])
+            rates[asked] = x[asked][:, : len(heads.STEPS)] @ heads.rates(steps, bought)
     return made, rates
 
 

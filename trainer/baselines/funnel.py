@@ -8,7 +8,8 @@ import numpy as np
 
 from featurestore import window
 from featurestore.events import Row
-from trainer.heads import PRIOR, STEPS
+from trainer import heads
+from trainer.heads import STEPS
 from trainer.heads import furthest as step_of
 
 
@@ -33,7 +34,6 @@ def fitted(made: window.Examples, rows: list[Row], before_ms: int) -> Funnel | N
     cuts = np.flatnonzero((made.purchase >= 0) & (made.at_ms < before_ms))
     if not len(cuts):
         return None
-    bought = made.purchase[cuts] == 1
-    step = np.array([furthest([rows[t] for t in made.tokens[i] if t >= 0]) for i in cuts])
-    overall = float(bought.mean())
-    return Funnel(rates={s: (bought[step == s].sum() + PRIOR * overall) / ((step == s).sum() + PRIOR) for s in STEPS})
+    step = [STEPS.index(furthest([rows[t] for t in made.tokens[i] if t >= 0])) for i in cuts]
+    shares = heads.rates(np.eye(len(STEPS))[step], made.purchase[cuts] == 1)
+    return Funnel(rates=dict(zip(STEPS, shares.tolist(), strict=True)))
